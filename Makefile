@@ -1,0 +1,53 @@
+# Needs make, the network and Python 3.11 or later: PYTHON=/path/to/python3.12 make chooses one.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+UV_VERSION := 0.13.9
+
+.PHONY: setup demo test check format mutants lock clean
+
+setup: $(STAMP)
+
+# Every package is pinned by its hash; the project itself is built by the pinned backend.
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or later found: set PYTHON' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/lotmeter demo
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Breaks the rules of billing on purpose, one place at a time, and lists what no test noticed.
+mutants: setup
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+# UPGRADE=--upgrade takes the newest of everything; without it, only what must change changes.
+lock: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-header --no-annotate $(UPGRADE) pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist mutants *.egg-info .coverage .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

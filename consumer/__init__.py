@@ -1,0 +1,1 @@
+"""Kafka on one side, operators on the other, the meter in between."""

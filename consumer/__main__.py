@@ -1,0 +1,5 @@
+"""The command, as `python -m consumer`."""
+
+from consumer.cli import main
+
+main()

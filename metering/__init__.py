@@ -1,0 +1,1 @@
+"""The domain of prepaid lots, and its books in PostgreSQL."""

@@ -1,0 +1,250 @@
+"""Everything the books hold about one channel while it is being worked on: values, cycles, lots, tallies, fills."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from metering.catalog import PRODUCTS
+from metering.lots import burn_order
+from metering.periods import ONE_DAY, billing_date_after, day_of, first_instant
+from metering.tallies import Counts, Readings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    from metering.catalog import Allowance, Catalog
+    from metering.lots import Burn, Lot
+
+# A window that runs when a cycle begins began at most this long before.
+LONGEST_MONTH = 31 * ONE_DAY
+
+# Before every time that a command can have: the registration's values hold from the first day on.
+ALWAYS = -(2**63)
+
+ValueName = Literal["plan", "billing_day", "trial_ends_on", "limit", "renew", "quantity"]
+Value = str | int | bool | None  # A date is kept as its ISO text, a limit and a quantity in units.
+
+
+class Setting(NamedTuple):
+    """A value that was set at an instant. The later one counts, at one instant the one read last."""
+
+    at: int
+    sequence: int
+    on: date
+    value: Value
+
+
+class FillKey(NamedTuple):
+    """Where usage was poured, or what was deducted without any."""
+
+    source: str  # included, own, carried, borrowed, postpaid, minimum, expired
+    lot: str = ""
+    window: int = -1  # The window of the lot that gave it, or for which a minimum was taken.
+    quota: int = -1  # The window whose quota it came from.
+
+
+Fills = dict[FillKey, int]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A purchase that is still to happen. Its quantity and flag are values of the account."""
+
+    lot: str
+    product: str
+    made_on: date
+    sequence: int  # The order in which reservations were read.
+    executes_on: date | None  # None: made in a trial, it waits for the first day off it.
+    state: Literal["waiting", "executed", "refused", "cancelled"] = "waiting"
+
+
+class Standing(NamedTuple):
+    """What thresholds are held against, at one moment of a day."""
+
+    usage: int  # Of the cycle so far.
+    drawn: int  # By the running windows of all lots.
+    pool: int  # Of all valid lots.
+
+
+class DayPour(NamedTuple):
+    """One day after it was poured."""
+
+    on: date
+    cycle_on: date
+    fills: Fills
+    before: Standing  # At the beginning of the day.
+    after: Standing
+    quota: int  # Of all lots valid that day.
+    bought: int  # What all lots valid that day were bought with.
+
+
+class Told(NamedTuple):
+    """A notice that was issued: the day of its crossing, and until when it stayed crossed as far as was known."""
+
+    on: date
+    until: date
+
+
+class PourState:
+    """How far the sources of one product have been used up, seen from one day."""
+
+    __slots__ = ("burns", "cycle_on", "included", "usage")
+
+    def __init__(self, cycle_on: date, usage: int = 0, included: int = 0, burns: dict[str, Burn] | None = None) -> None:
+        self.cycle_on = cycle_on
+        self.usage = usage  # Of the cycle so far.
+        self.included = included  # Taken in the cycle so far.
+        self.burns = burns if burns is not None else {}
+
+    def copy(self) -> PourState:
+        """Copy, so that the past can be poured from again."""
+        burns = {lot: burn.copy() for lot, burn in self.burns.items()}
+        return PourState(self.cycle_on, self.usage, self.included, burns)
+
+
+class Books:
+    """The books of one product of one channel: the open days, and where they begin."""
+
+    __slots__ = ("base", "days", "dirty_from", "newest", "poured_through", "tallies", "unlooked_from", "usage_cache")
+
+    def __init__(self, tallies: Counts | Readings, base: PourState) -> None:
+        self.tallies = tallies
+        self.base = base  # As it was when the earliest open cycle began.
+        self.days: dict[date, DayPour] = {}  # What is booked of the open days.
+        self.dirty_from: date | None = None  # The first day that must be poured again.
+        self.newest: tuple[date, PourState] | None = None  # The state in which the newest day began.
+        self.poured_through: date | None = None
+        self.unlooked_from: date | None = None  # The first day that was poured since thresholds were looked at.
+        self.usage_cache: tuple[object, dict[date, int]] | None = None
+
+    def touch(self, day: date) -> None:
+        """Note that something changed on a day."""
+        if self.dirty_from is None or day < self.dirty_from:
+            self.dirty_from = day
+        self.usage_cache = None
+
+
+@dataclass(slots=True)
+class Account:
+    """One registered channel. The earliest open cycle begins on `open_from`; what was before never changes."""
+
+    channel: str
+    time_zone: str
+    registered_on: date
+    first_cycle_on: date
+    open_from: date
+    sequence: int = 0  # Of the commands that took effect, in the order they were read.
+    settled_on: date | None = None  # The day of the clock when it was last settled.
+    values: dict[tuple[ValueName, str], list[Setting]] = field(default_factory=dict)
+    lots: dict[str, Lot] = field(default_factory=dict)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+    books: dict[str, Books] = field(default_factory=dict)
+    told: dict[tuple[object, ...], list[Told]] = field(default_factory=dict)
+    _starts: list[date] = field(default_factory=list)
+
+    # Values
+
+    def set_value(self, name: ValueName, of: str, setting: Setting) -> None:
+        """Set a value from its day on."""
+        insort(self.values.setdefault((name, of), []), setting)
+        self._starts.clear()
+
+    def value_on(self, name: ValueName, day: date, of: str = "") -> Value:
+        """Look up the value of a day; None if none was set."""
+        for setting in reversed(self.values.get((name, of), ())):
+            if setting.on <= day:
+                return setting.value
+        return None
+
+    def plan_on(self, day: date) -> str:
+        """Say which plan holds on a day: a trial that is over is free."""
+        plan = self.value_on("plan", day)
+        assert isinstance(plan, str)
+        if plan == "trial":
+            ends_on = self.value_on("trial_ends_on", day)
+            if isinstance(ends_on, str) and day.isoformat() >= ends_on:
+                return "free"
+        return plan
+
+    def limit_on(self, catalog: Catalog, product: str, day: date) -> int | None:
+        """Find the lower of the plan's limit and the channel's own, as a quantity."""
+        system = self.allowance_on(catalog, product, day).limit
+        own = self.value_on("limit", day, product)
+        limits = [limit for limit in (system, None if own is None else int(own) * 1000) if limit is not None]
+        return min(limits, default=None)
+
+    def allowance_on(self, catalog: Catalog, product: str, day: date) -> Allowance:
+        """Look up what the plan of a day gives."""
+        return catalog.allowance(self.plan_on(day), product)
+
+    # Cycles
+
+    def day_of(self, instant: int) -> date:
+        """Say on which of the channel's days an instant falls."""
+        return day_of(instant, self.time_zone)
+
+    def cycle_starts(self, through: date) -> list[date]:
+        """List the first days of the open cycles up to a day, and of the one that follows."""
+        starts = self._starts
+        if not starts or starts[0] != self.open_from:
+            starts[:] = [self.open_from]
+        while starts[-1] <= through:
+            billing_day = self.value_on("billing_day", starts[-1] - ONE_DAY)
+            assert isinstance(billing_day, int)
+            starts.append(billing_date_after(starts[-1], billing_day))
+        return starts
+
+    def cycle_on(self, day: date) -> date:
+        """Find the first day of the cycle that holds an open day."""
+        starts = self.cycle_starts(day)
+        return starts[bisect_right(starts, day) - 1]
+
+    def cycle_after(self, day: date) -> date:
+        """Find the first day of the cycle that follows the one that holds an open day."""
+        starts = self.cycle_starts(day)
+        return starts[bisect_right(starts, day)]
+
+    def closes_at(self, catalog: Catalog) -> int:
+        """Say at which instant the earliest open cycle closes."""
+        return first_instant(self.cycle_after(self.open_from), self.time_zone) + catalog.rules.closing
+
+    # Lots and books
+
+    def lots_of(self, product: str) -> list[Lot]:
+        """List the lots of a product in burn order, but for the refunded ones."""
+        return sorted(
+            (lot for lot in self.lots.values() if lot.product.name == product and not lot.is_refunded),
+            key=burn_order,
+        )
+
+    def books_of(self, product: str) -> Books:
+        """Open the books of a product, empty ones if there are none yet."""
+        if product not in self.books:
+            adds_up = PRODUCTS[product].adds_up
+            tallies = Readings() if adds_up in ("level", "distinct") else Counts()
+            books = self.books[product] = Books(tallies, PourState(self.open_from))
+            books.dirty_from = self.open_from
+        return self.books[product]
+
+    def touch_all(self, day: date) -> None:
+        """Note that something changed on a day that may concern every product."""
+        for product in {lot.product.name for lot in self.lots.values() if lot.product.is_metered}:
+            self.books_of(product)
+        for books in self.books.values():
+            books.touch(max(day, self.open_from))
+
+    def forget_told(self, open_from: date) -> None:
+        """Let go of notices about days so far back that nothing can bring them up again."""
+        oldest = open_from - LONGEST_MONTH
+        self.told = {
+            key: kept for key, told in self.told.items() if (kept := [known for known in told if known.on >= oldest])
+        }
+
+    def days_of_values(self, *names: tuple[ValueName, str]) -> Iterator[date]:
+        """List the days on which one of these values was set."""
+        for key in names:
+            for setting in self.values.get(key, ()):
+                yield setting.on

@@ -1,0 +1,61 @@
+"""Usage events: one use, as a producer reported it. If one exists, it is valid."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+DIGEST_BYTES = 16
+
+
+class Tariff(NamedTuple):
+    """What decides the PU price of a message."""
+
+    kind: str
+    country: str = ""  # Of a global SMS.
+    segments: int = 0  # Of a global SMS: those of one message.
+    free: bool = False  # Sent through the customer's own account: recorded and counted, not charged.
+
+
+class Count(NamedTuple):
+    """Usage that adds up: workflow actions, marketing messages, messages that cost PU."""
+
+    channel: str
+    digest: bytes  # Of the identity.
+    content: bytes  # Of the content, to tell a duplicate from a conflict.
+    at: int  # An instant.
+    product: str
+    units: int  # Actions or messages.
+    tariff: Tariff | None  # Of messages only.
+
+
+class Reading(NamedTuple):
+    """The absolute level of something: how many contacts are stored, whether a person holds a seat."""
+
+    channel: str
+    digest: bytes
+    content: bytes
+    at: int
+    product: str
+    person: bytes  # Digest of who holds the seat; empty for contacts.
+    level: int  # Contacts; of a seat 1 assigned, 0 released.
+
+
+class Void(NamedTuple):
+    """Takes an earlier event back."""
+
+    channel: str
+    digest: bytes
+    content: bytes
+    at: int
+    target: bytes  # Digest of the identity that is taken back.
+
+
+Usage = Count | Reading | Void
+
+
+def digest_of(*parts: str) -> bytes:
+    """Digest a tuple of texts; no two different tuples share their bytes."""
+    texts = [part.encode() for part in parts]
+    lengths = ",".join([str(len(text)) for text in texts])
+    return blake2b(b"\0".join([lengths.encode(), *texts]), digest_size=DIGEST_BYTES).digest()

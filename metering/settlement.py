@@ -1,0 +1,289 @@
+"""Tallies are poured into buckets: target books; target − booked = entries.
+
+The law: what is booked is a function of the tallies, the lots and the values of the account, and of the day. It does
+not matter in which steps the books came there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from metering.accounts import DayPour, FillKey, PourState, Standing
+from metering.lots import Burn, burn_order
+from metering.periods import ONE_DAY
+from metering.tallies import Readings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import date
+
+    from metering.accounts import Account, Books, Fills
+    from metering.catalog import Catalog
+    from metering.lots import Lot
+
+
+class Entry(NamedTuple):
+    """One immutable line of the ledger: this much more (or less) was poured there."""
+
+    product: str
+    on: date
+    fill: FillKey
+    quantity: int
+    original_on: date | None  # The day of the use, where it is late.
+
+
+def settle(
+    account: Account,
+    catalog: Catalog,
+    product: str,
+    *,
+    today: date,
+    original_on: date | None = None,
+) -> list[Entry]:
+    """Bring the books of a product up to a day, and say what must be entered for it."""
+    books = account.books_of(product)
+    if books.dirty_from is None and books.poured_through == today:
+        return []
+    after, state = _starting_point(books, account.open_from)
+    days = days_to_pour(account, books, product, after=after, today=today)
+    usage = usage_of(account, books, today)
+    lots = [lot for lot in account.lots_of(product) if lot.expires_on >= account.open_from]
+
+    poured: list[DayPour] = []
+    for day in days:
+        if day == days[-1]:
+            books.newest = (day, state.copy())
+        included = account.allowance_on(catalog, product, day).included
+        poured.append(pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots))
+
+    entries = list(_differences(product, books, poured, after=after, original_on=original_on))
+    books.days = {on: pour for on, pour in books.days.items() if on < after}
+    books.days.update((pour.on, pour) for pour in poured)
+    books.dirty_from = None
+    books.poured_through = today
+    if books.unlooked_from is None or after < books.unlooked_from:
+        books.unlooked_from = after
+    return entries
+
+
+def book(account: Account, entries: Iterable[Entry]) -> None:
+    """Move the lots on by what is entered in the ledger."""
+    for entry in entries:
+        source, name, window, quota = entry.fill
+        if not name:
+            continue
+        lot = account.lots[name]
+        if source == "expired":
+            lot.expired += entry.quantity
+            continue
+        giving, lending = lot.windows[window], lot.windows[quota]
+        setattr(giving, source, getattr(giving, source) + entry.quantity)
+        lending.taken += entry.quantity
+        if quota > window:
+            lending.lent += entry.quantity
+        lot.changed.update((window, quota))
+
+
+def freeze(account: Account, product: str, *, until: date) -> None:
+    """Close all days before a day: their books are the new starting point."""
+    books = account.books[product]
+    state = books.base.copy()
+    for on in sorted(books.days):
+        if on >= until:
+            break
+        replay(state, books.days[on], account.lots)
+    books.base = state
+    books.days = {on: pour for on, pour in books.days.items() if on >= until}
+    books.tallies.forget_before(until)
+    books.usage_cache = None
+    if books.newest is not None and books.newest[0] < until:
+        books.newest = None
+        books.touch(until)
+
+
+def usage_of(account: Account, books: Books, today: date) -> dict[date, int]:
+    """Sum the usage of each open day up to today."""
+    if not isinstance(books.tallies, Readings):
+        return books.tallies.usage()
+    starts = tuple(account.cycle_starts(today))
+    key = (starts, today)
+    if books.usage_cache is None or books.usage_cache[0] != key:
+        books.usage_cache = (key, books.tallies.usage(starts, today))
+    return books.usage_cache[1]
+
+
+def days_to_pour(account: Account, books: Books, product: str, *, after: date, today: date) -> list[date]:
+    """List the days, from one on, on which anything can happen; nothing changes on the others."""
+    days = set(usage_of(account, books, today))
+    days.update(account.cycle_starts(today))
+    for lot in account.lots_of(product):
+        if lot.product.is_windowed:
+            days.update(lot.starts)
+        else:
+            days.update((lot.starts_on, lot.expires_on))
+    days.update(account.days_of_values(("plan", ""), ("limit", product), ("trial_ends_on", "")))
+    for setting in account.values.get(("trial_ends_on", ""), ()):
+        if isinstance(setting.value, str):
+            days.add(type(today).fromisoformat(setting.value))
+    return sorted(day for day in days if after <= day <= today)
+
+
+def pour_day(
+    state: PourState,
+    day: date,
+    cycle_on: date,
+    usage: int,
+    included: int | None,
+    lots: Sequence[Lot],
+) -> DayPour:
+    """Pour the usage of one day, after what is due as the day begins; moves the state on."""
+    fills: Fills = {}
+    if cycle_on != state.cycle_on:
+        state.cycle_on, state.usage, state.included = cycle_on, 0, 0
+    for lot in lots:
+        _end_windows(state, lot, day, fills)
+    valid = [lot for lot in lots if lot.is_valid(day)]
+    burns = [state.burns.setdefault(lot.lot, Burn([0] * lot.quotas)) for lot in valid]
+    before = _standing(state, valid, burns)
+
+    unpaid = usage - _pour_included(state, usage, included, fills)
+    for limit in _PASSES:
+        for lot, burn in zip(valid, burns, strict=True):
+            if unpaid == 0:
+                break
+            unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
+    if unpaid:
+        fills[FillKey("postpaid")] = unpaid
+    state.usage += usage
+
+    assert sum(fills.values()) - _deducted(fills) == usage
+    quota = sum(lot.quota for lot in valid)
+    return DayPour(
+        day, cycle_on, fills, before, _standing(state, valid, burns), quota, sum(lot.bought for lot in valid)
+    )
+
+
+def replay(state: PourState, pour: DayPour, lots: Mapping[str, Lot]) -> None:
+    """Move a state over a day that is booked, without deciding anything again."""
+    if pour.cycle_on != state.cycle_on:
+        state.cycle_on, state.usage, state.included = pour.cycle_on, 0, 0
+    for name, burn in list(state.burns.items()):
+        lot = lots[name]
+        if pour.on >= lot.expires_on or lot.is_refunded:
+            del state.burns[name]
+        elif lot.window_of(pour.on) != burn.window:
+            burn.window, burn.drawn = lot.window_of(pour.on), 0
+    for key, quantity in pour.fills.items():
+        if key.source == "included":
+            state.included += quantity
+        if key.source not in ("minimum", "expired"):
+            state.usage += quantity
+        lot = lots.get(key.lot)
+        if lot is None or key.source == "expired" or pour.on >= lot.expires_on:
+            continue
+        burn = state.burns.setdefault(key.lot, Burn([0] * lot.quotas, lot.window_of(pour.on)))
+        burn.taken[key.quota] += quantity
+        if key.source != "minimum":
+            burn.drawn += quantity
+    for lot in lots.values():
+        if lot.product.is_metered and lot.is_valid(pour.on):
+            state.burns.setdefault(lot.lot, Burn([0] * lot.quotas, lot.window_of(pour.on)))
+
+
+def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:
+    dirty_from = books.dirty_from
+    if books.newest is not None and (dirty_from is None or dirty_from >= books.newest[0]):
+        return books.newest[0], books.newest[1].copy()
+    return open_from, books.base.copy()
+
+
+def _end_windows(state: PourState, lot: Lot, day: date, fills: Fills) -> None:
+    """Take the minimum of windows that ended, and what is left of a lot that expired."""
+    burn = state.burns.get(lot.lot)
+    if burn is None or not lot.product.is_metered:
+        return
+    ended = lot.quotas if day >= lot.expires_on else lot.window_of(day)
+    while lot.product.is_windowed and burn.window < ended:
+        shortfall = lot.minimum - burn.drawn
+        if shortfall > 0:
+            _take(lot, burn, shortfall, fills, minimum=True)
+        burn.window, burn.drawn = burn.window + 1, 0
+    if day >= lot.expires_on:
+        if burn.pool(lot):
+            fills[FillKey("expired", lot.lot)] = burn.pool(lot)
+        del state.burns[lot.lot]
+
+
+def _pour_included(state: PourState, usage: int, included: int | None, fills: Fills) -> int:
+    poured = usage if included is None else min(usage, max(0, included - state.included))
+    if poured:
+        fills[FillKey("included")] = poured
+        state.included += poured
+    return poured
+
+
+def _up_to_minimum(lot: Lot, burn: Burn) -> int:
+    return max(0, lot.minimum - burn.drawn)
+
+
+def _up_to_own(lot: Lot, burn: Burn) -> int:
+    return lot.quota - burn.taken[burn.window]
+
+
+def _up_to_carried(lot: Lot, burn: Burn) -> int:
+    return lot.quota * burn.window - sum(burn.taken[: burn.window])
+
+
+def _up_to_borrowed(lot: Lot, burn: Burn) -> int:
+    return burn.pool(lot)
+
+
+# All lots give up to the first limit before any gives up to the second.
+_PASSES = (_up_to_minimum, _up_to_own, _up_to_carried, _up_to_borrowed)
+
+
+def _draw(lot: Lot, burn: Burn, wanted: int, fills: Fills) -> int:
+    drawn = _take(lot, burn, min(wanted, lot.maximum - burn.drawn), fills)
+    burn.drawn += drawn
+    return drawn
+
+
+def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = False) -> int:
+    """Take from own, then carried, then later quotas, nearest first."""
+    window, left = burn.window, wanted
+    for quota in (window, *range(window), *range(window + 1, lot.quotas)):
+        if left <= 0:
+            break
+        given = min(left, lot.quota - burn.taken[quota])
+        if given > 0:
+            source = "own" if quota == window else "carried" if quota < window else "borrowed"
+            key = FillKey("minimum" if minimum else source, lot.lot, window, quota)
+            fills[key] = fills.get(key, 0) + given
+            burn.taken[quota] += given
+            left -= given
+    return wanted - max(left, 0) if wanted > 0 else 0
+
+
+def _standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:
+    return Standing(
+        state.usage,
+        sum(burn.drawn for burn in burns),
+        sum(burn.pool(lot) for lot, burn in zip(valid, burns, strict=True)),
+    )
+
+
+def _deducted(fills: Fills) -> int:
+    return sum(quantity for key, quantity in fills.items() if key.source in ("minimum", "expired"))
+
+
+def _differences(
+    product: str, books: Books, poured: Sequence[DayPour], *, after: date, original_on: date | None
+) -> Iterator[Entry]:
+    target = {pour.on: pour.fills for pour in poured}
+    for on in sorted({*target, *(day for day in books.days if day >= after)}):
+        booked = books.days[on].fills if on in books.days else {}
+        wanted = target.get(on, {})
+        for key in sorted({*booked, *wanted}):
+            difference = wanted.get(key, 0) - booked.get(key, 0)
+            if difference:
+                yield Entry(product, on, key, difference, original_on)

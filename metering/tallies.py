@@ -1,0 +1,138 @@
+"""Events become daily tallies, in four ways: count, cost, level and distinct.
+
+Counts (count, cost) are sums of a day. Readings (level, distinct) raise the maximum of their cycle: of the stored
+contacts, or of each person's seat, which is held once or not at all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, NamedTuple
+
+from metering.quantities import quantity_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import date
+
+
+class Sum(NamedTuple):
+    """What one kind came to on one day."""
+
+    quantity: int
+    messages: int
+
+
+class Counts:
+    """The sums of the open days of one product, by day and kind of message (empty for other products)."""
+
+    __slots__ = ("by_day", "changed")
+
+    def __init__(self) -> None:
+        self.by_day: dict[date, dict[str, Sum]] = {}
+        self.changed: set[tuple[date, str]] = set()
+
+    def add(self, day: date, kind: str, quantity: int, messages: int) -> None:
+        """Add to the sum of a day; what a void takes back is negative."""
+        kinds = self.by_day.setdefault(day, {})
+        before = kinds.get(kind, _NOTHING)
+        after = kinds[kind] = Sum(before.quantity + quantity, before.messages + messages)
+        assert after.quantity >= 0 <= after.messages
+        self.changed.add((day, kind))
+
+    def usage(self) -> dict[date, int]:
+        """Sum the usage of each day."""
+        return {day: sum(part.quantity for part in kinds.values()) for day, kinds in self.by_day.items()}
+
+    def forget_before(self, day: date) -> None:
+        """Let go of the days that are closed."""
+        self.by_day = {kept: kinds for kept, kinds in self.by_day.items() if kept >= day}
+
+
+_NOTHING = Sum(0, 0)
+
+
+class Report(NamedTuple):
+    """A level at an instant. The later report counts; at one instant the higher one does."""
+
+    at: int
+    level: int
+
+
+class Person:
+    """The readings of the open days of one person, or of the stored contacts."""
+
+    __slots__ = ("before", "last", "peaks")
+
+    def __init__(self, before: Report | None = None) -> None:
+        self.before = before  # The latest report of an earlier day than the open ones.
+        self.last: dict[date, Report] = {}  # The latest report of each open day, by event time.
+        self.peaks: dict[date, int] = {}  # The highest level that counts on each open day.
+
+    def level_before(self, day: date) -> int:
+        """Tell the level in force when a day begins."""
+        earlier = [known for known in self.last if known < day]
+        if earlier:
+            return self.last[max(earlier)].level
+        return self.before.level if self.before else 0
+
+
+class Readings:
+    """The readings of one product, by person."""
+
+    __slots__ = ("changed", "changed_before", "persons")
+
+    def __init__(self) -> None:
+        self.persons: dict[bytes, Person] = {}
+        self.changed: set[tuple[bytes, date]] = set()
+        self.changed_before: set[bytes] = set()
+
+    def report(self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date) -> None:
+        """Take in a report of one day that counts on another, if that one is closed."""
+        person = self.persons.setdefault(person_id, Person())
+        if report.level > person.peaks.get(counts_on, 0):
+            person.peaks[counts_on] = report.level
+            self.changed.add((person_id, counts_on))
+        if on < open_from:
+            if person.before is None or report > person.before:
+                person.before = report
+                self.changed_before.add(person_id)
+        elif on not in person.last or report > person.last[on]:
+            person.last[on] = report
+            self.changed.add((person_id, on))
+
+    def usage(self, cycle_starts: Sequence[date], through: date) -> dict[date, int]:
+        """Sum how far each day raised the maximum of its cycle, person by person, up to a day."""
+        usage: dict[date, int] = {}
+        starts = cycle_starts[: bisect_left(cycle_starts, through) + 1]
+        for person in self.persons.values():
+            for day, raised in _rises(person, [start for start in starts if start <= through], through):
+                usage[day] = usage.get(day, 0) + quantity_of(raised)
+        return usage
+
+    def in_force(self, day: date) -> bool:
+        """Say whether any level carries over into a day."""
+        return any(person.level_before(day) for person in self.persons.values())
+
+    def forget_before(self, day: date) -> None:
+        """Let go of the days that are closed, but for the level that carries over."""
+        for person_id, person in self.persons.items():
+            closed = [known for known in person.last if known < day]
+            if closed:
+                person.before = person.last[max(closed)]
+                self.changed_before.add(person_id)
+            person.last = {known: report for known, report in person.last.items() if known >= day}
+            person.peaks = {known: level for known, level in person.peaks.items() if known >= day}
+
+
+def _rises(person: Person, starts: Sequence[date], through: date) -> Iterator[tuple[date, int]]:
+    days = sorted(day for day in person.peaks if day <= through)
+    for number, start in enumerate(starts):
+        following = starts[number + 1] if number + 1 < len(starts) else None
+        highest = person.level_before(start)
+        if highest:
+            yield start, highest
+        for day in days:
+            if day >= start and (following is None or day < following) and person.peaks[day] > highest:
+                yield day, (person.peaks[day] - highest)
+                highest = person.peaks[day]
