@@ -81,13 +81,6 @@ class DayPour(NamedTuple):
     bought: int  # What all lots valid that day were bought with.
 
 
-class Told(NamedTuple):
-    """A notice that was issued: the day of its crossing, and until when it stayed crossed as far as was known."""
-
-    on: date
-    until: date
-
-
 class PourState:
     """How far the sources of one product have been used up, seen from one day."""
 
@@ -128,6 +121,15 @@ class Books:
 
 
 @dataclass(slots=True)
+class Unsaved:
+    """What changed since the account was loaded, apart from tallies and windows, which keep their own lists."""
+
+    settings: list[tuple[ValueName, str, Setting]] = field(default_factory=list)
+    lots: set[str] = field(default_factory=set)
+    reservations: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Account:
     """One registered channel. The earliest open cycle begins on `open_from`; what was before never changes."""
 
@@ -137,12 +139,18 @@ class Account:
     first_cycle_on: date
     open_from: date
     sequence: int = 0  # Of the commands that took effect, in the order they were read.
+    version: int = 0  # Of the row in the database.
+    entries: int = 0  # How many lines its ledger has …
+    notices: int = 0  # … and how many notices were issued.
+    due_at: int | None = None  # The instant at which something happens that nobody asks for.
     settled_on: date | None = None  # The day of the clock when it was last settled.
     values: dict[tuple[ValueName, str], list[Setting]] = field(default_factory=dict)
     lots: dict[str, Lot] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     books: dict[str, Books] = field(default_factory=dict)
-    told: dict[tuple[object, ...], list[Told]] = field(default_factory=dict)
+    # The days of the notices that were issued of each threshold, so that none is issued twice.
+    told: dict[tuple[object, ...], list[date]] = field(default_factory=dict)
+    unsaved: Unsaved = field(default_factory=Unsaved)
     _starts: list[date] = field(default_factory=list)
 
     # Values
@@ -150,6 +158,7 @@ class Account:
     def set_value(self, name: ValueName, of: str, setting: Setting) -> None:
         """Set a value from its day on."""
         insort(self.values.setdefault((name, of), []), setting)
+        self.unsaved.settings.append((name, of, setting))
         self._starts.clear()
 
     def value_on(self, name: ValueName, day: date, of: str = "") -> Value:
@@ -240,7 +249,7 @@ class Account:
         """Let go of notices about days so far back that nothing can bring them up again."""
         oldest = open_from - LONGEST_MONTH
         self.told = {
-            key: kept for key, told in self.told.items() if (kept := [known for known in told if known.on >= oldest])
+            key: kept for key, told in self.told.items() if (kept := [on for on in told if on >= oldest])
         }
 
     def days_of_values(self, *names: tuple[ValueName, str]) -> Iterator[date]:

@@ -56,7 +56,7 @@ class Identity:
     kind: str = ""
     quantity: int = 0
     messages: int = 0
-    counts_on: date | None = None  # The day it counts on; None for what is not counted by day.
+    counts_on: date | None = None  # The day it counts on; None: that of its time, or none at all.
     is_late: bool = False
     is_countable: bool = False  # A count or cost event: it can be taken back.
 
@@ -110,7 +110,8 @@ class Effects:
 class Intake:
     """One batch at work. `accounts` holds the registered channels that are concerned.
 
-    What is due happens by `due_clock`, and cycles close by `closing_clock`; without them, by the clock of each record.
+    What is due happens by `due_clock`, and cycles close by `closing_clock`. Without them the clock of each record
+    decides, and thresholds are looked at after each.
     """
 
     def __init__(self, catalog: Catalog, *, due_clock: int | None = None, closing_clock: int | None = None) -> None:
@@ -121,6 +122,24 @@ class Intake:
         self.identities: dict[tuple[str, bytes], Identity] = {}
         self.parked: dict[str, dict[bytes, Parked]] = {}  # By channel and identity, in order of arrival.
         self.effects = Effects()
+
+    @property
+    def follows_records(self) -> bool:
+        """Say whether the clock of each record decides what is due."""
+        return self._due_clock is None
+
+    def is_behind(self, account: Account) -> bool:
+        """Say whether a new day has begun since the account was last caught up."""
+        assert self._due_clock is not None
+        return account.settled_on is None or account.settled_on < account.day_of(self._due_clock)
+
+    def put_parked(self, parked: Parked) -> None:
+        """Put in a record that waits; they are put in the order in which they came."""
+        message = parked.arrival.message
+        self.parked.setdefault(message.channel, {})[message.digest] = parked
+        self.identities[message.channel, message.digest] = Identity(
+            message, message.content, parked.arrival.place, "parked", message.at
+        )
 
     # One record
 
@@ -135,6 +154,7 @@ class Intake:
             outcome = Outcome(arrival, "rejected", rejected.reason, rejected.detail)
         self.effects.outcomes.append(outcome)
         if outcome.kind == "applied":
+            self._look_after(arrival)
             self._take_up_voids(channel, arrival.message.digest, arrival.clock)
             if isinstance(arrival.message, Command) and isinstance(arrival.message.order, Register):
                 self._take_up_all(channel, arrival.clock)
@@ -233,13 +253,13 @@ class Intake:
             raise Rejected("not_voidable", "only count and cost events can be taken back")
         if target.state == "voided":
             raise Rejected("already_voided", "another void took this event back")
-        assert target.counts_on is not None
-        if target.counts_on < account.open_from:
+        counts_on = account.day_of(target.at) if target.counts_on is None else target.counts_on
+        if counts_on < account.open_from:
             raise Rejected("cycle_closed", "the cycle in which the event counts is closed")
         books = account.books_of(target.product)
         assert isinstance(books.tallies, Counts)
-        books.tallies.add(target.counts_on, target.kind, -target.quantity, -target.messages)
-        books.touch(target.counts_on)
+        books.tallies.add(counts_on, target.kind, -target.quantity, -target.messages)
+        books.touch(counts_on)
         target.state = "voided"
         self.effects.changed.add((void.channel, void.target))
         self._claim(arrival, Identity(void, void.content, arrival.place, "applied", void.at))
@@ -295,7 +315,14 @@ class Intake:
             outcome = Outcome(arrival, "rejected", rejected.reason, rejected.detail)
         self.effects.outcomes.append(outcome._replace(arrival=parked.arrival, was_parked=True))
         if outcome.kind == "applied":
+            self._look_after(arrival)
             self._take_up_voids(message.channel, message.digest, clock)
+
+    def _look_after(self, arrival: Arrival) -> None:
+        # With the clock of each record thresholds are looked at after each; else once, after the batch.
+        account = self.accounts.get(arrival.message.channel)
+        if self._due_clock is None and account is not None:
+            self.settle(account, arrival.place)
 
     def _expire_parked(self, channel: str, clock: int) -> None:
         """Reject what waited until the horizon, by its own time."""

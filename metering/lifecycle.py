@@ -105,12 +105,12 @@ def _acts(account: Account, catalog: Catalog, today: date) -> Iterator[Act]:
         if lot.is_refunded or lot.has_ended:
             continue
         if not lot.has_started:
-            yield lot.starts_on, 3, lot.lot, lambda lot=lot: _start(lot)
+            yield lot.starts_on, 3, lot.lot, lambda lot=lot: _start(account, lot)
             continue
         days = catalog.thresholds.lot_expiring_days
         if lot.expiring_told < len(days):
             on = lot.ends_on - days[lot.expiring_told] * ONE_DAY
-            yield on, 0, lot.lot, lambda lot=lot, on=on: _warn_of_end(lot, catalog, on)
+            yield on, 0, lot.lot, lambda lot=lot, on=on: _warn_of_end(account, catalog, lot, on)
         yield lot.expires_on, 1, burn_order(lot), lambda lot=lot: _end(account, catalog, lot)
     for reservation in account.reservations.values():
         if reservation.state == "waiting":
@@ -154,12 +154,14 @@ def planned_day(account: Account, reservation: Reservation, today: date) -> date
 # What happens by the clock
 
 
-def _start(lot: Lot) -> list[Happening]:
+def _start(account: Account, lot: Lot) -> list[Happening]:
+    account.unsaved.lots.add(lot.lot)
     lot.has_started = True
     return [Happening("lot_started", lot.product.name, lot.starts_on, {"lot": lot.lot})]
 
 
-def _warn_of_end(lot: Lot, catalog: Catalog, on: date) -> list[Happening]:
+def _warn_of_end(account: Account, catalog: Catalog, lot: Lot, on: date) -> list[Happening]:
+    account.unsaved.lots.add(lot.lot)
     days = catalog.thresholds.lot_expiring_days[lot.expiring_told]
     lot.expiring_told += 1
     return [Happening("lot_expiring", lot.product.name, on, {"lot": lot.lot, "days": days})]
@@ -167,6 +169,7 @@ def _warn_of_end(lot: Lot, catalog: Catalog, on: date) -> list[Happening]:
 
 def _end(account: Account, catalog: Catalog, lot: Lot) -> list[Happening]:
     lot.has_ended = True
+    account.unsaved.lots.add(lot.lot)
     product = lot.product.name
     happenings = [Happening("lot_expired", product, lot.expires_on, {"lot": lot.lot})]
     if not account.value_on("renew", lot.ends_on, lot.lot):
@@ -184,6 +187,7 @@ def _end(account: Account, catalog: Catalog, lot: Lot) -> list[Happening]:
 
 def _execute(account: Account, catalog: Catalog, reservation: Reservation, on: date) -> list[Happening]:
     product, name = PRODUCTS[reservation.product], reservation.lot
+    account.unsaved.reservations.add(name)
     quantity = account.value_on("quantity", on, name)
     renew = account.value_on("renew", on, name)
     assert isinstance(quantity, int)
@@ -233,6 +237,7 @@ def _schedule(order: Schedule, account: Account, catalog: Catalog, at: int, on: 
     _check_reservation(account, catalog, product, order.quantity, executes_on)
     sequence = _next(account)
     account.reservations[order.lot] = Reservation(order.lot, product.name, on, sequence, executes_on)
+    account.unsaved.reservations.add(order.lot)
     account.set_value("quantity", order.lot, Setting(at, sequence, on, order.quantity))
     account.set_value("renew", order.lot, Setting(at, sequence, on, order.renew))
     return [Happening("reservation_made", product.name, on, {"lot": order.lot})]
@@ -254,6 +259,7 @@ def _change_reservation(order: ChangeReservation, account: Account, catalog: Cat
 def _cancel_reservation(order: CancelReservation, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
     reservation = _waiting_reservation(account, order.lot, on)
     reservation.state = "cancelled"
+    account.unsaved.reservations.add(order.lot)
     return [Happening("reservation_cancelled", reservation.product, on, {"lot": order.lot})]
 
 
@@ -273,6 +279,7 @@ def _refund(order: Refund, account: Account, catalog: Catalog, at: int, on: date
         raise Refused("already_deducted")
     _next(account)
     lot.is_refunded = True
+    account.unsaved.lots.add(lot.lot)
     return [Happening("lot_refunded", lot.product.name, on, {"lot": lot.lot})]
 
 
@@ -369,8 +376,8 @@ def _add_lot(
 ) -> None:
     price = quote(catalog, product, quantity_of(quantity), on=on)
     account.lots[name] = Lot(name, product, quantity_of(quantity), on, price.month, price.total)
-    sequence = _next(account)
-    account.set_value("renew", name, Setting(at, sequence, on, renew))
+    account.unsaved.lots.add(name)
+    account.set_value("renew", name, Setting(at, _next(account), on, renew))
     account.touch_all(on)
 
 

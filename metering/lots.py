@@ -56,6 +56,7 @@ class Lot:
         self.quotas = MONTHS_OF_A_LOT if self.product.is_windowed else int(self.product.is_metered)
         if not self.windows:
             self.windows = [Window() for _ in range(self.quotas)]
+            self.changed.update(range(self.quotas))
 
     @property
     def expires_on(self) -> date:

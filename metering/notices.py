@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metering.accounts import DayPour, Standing, Told
+from metering.accounts import DayPour, Standing
 from metering.lifecycle import Happening
 from metering.periods import ONE_DAY
 from metering.quantities import quantity_text
@@ -50,7 +50,7 @@ def _firsts(account: Account, product: str, poured: Sequence[DayPour]) -> Iterat
 def _is_news(account: Account, key: tuple[object, ...], on: date) -> bool:
     if key in account.told:
         return False
-    account.told[key] = [Told(on, on)]
+    account.told[key] = [on]
     return True
 
 
@@ -90,9 +90,9 @@ def _news(
     """Find the days on which a threshold was crossed, but for crossings that were told already."""
     for pour, until in _runs(poured, before, reached, today):
         told = account.told.setdefault(key, [])
-        # The same crossing may have moved since it was told: by late usage, or by a void.
-        if not any(known.on <= until and known.until >= pour.on for known in told):
-            told.append(Told(pour.on, until))
+        # Late usage may have moved a crossing that was told to an earlier day: it is the same one.
+        if not any(pour.on <= on <= until for on in told):
+            told.append(pour.on)
             yield pour
 
 

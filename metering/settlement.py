@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     on: date
     fill: FillKey
     quantity: int
+    total: int  # What is booked there with this entry.
     original_on: date | None  # The day of the use, where it is late.
 
 
@@ -73,6 +74,7 @@ def book(account: Account, entries: Iterable[Entry]) -> None:
         if not name:
             continue
         lot = account.lots[name]
+        account.unsaved.lots.add(name)
         if source == "expired":
             lot.expired += entry.quantity
             continue
@@ -286,4 +288,4 @@ def _differences(
         for key in sorted({*booked, *wanted}):
             difference = wanted.get(key, 0) - booked.get(key, 0)
             if difference:
-                yield Entry(product, on, key, difference, original_on)
+                yield Entry(product, on, key, difference, wanted.get(key, 0), original_on)

@@ -30,7 +30,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.by_day: dict[date, dict[str, Sum]] = {}
-        self.changed: set[tuple[date, str]] = set()
+        self.changed: dict[tuple[date, str], Sum] = {}  # To be written; also when the day has closed since.
 
     def add(self, day: date, kind: str, quantity: int, messages: int) -> None:
         """Add to the sum of a day; what a void takes back is negative."""
@@ -38,7 +38,7 @@ class Counts:
         before = kinds.get(kind, _NOTHING)
         after = kinds[kind] = Sum(before.quantity + quantity, before.messages + messages)
         assert after.quantity >= 0 <= after.messages
-        self.changed.add((day, kind))
+        self.changed[day, kind] = after
 
     def usage(self) -> dict[date, int]:
         """Sum the usage of each day."""
@@ -84,22 +84,26 @@ class Readings:
 
     def __init__(self) -> None:
         self.persons: dict[bytes, Person] = {}
-        self.changed: set[tuple[bytes, date]] = set()
-        self.changed_before: set[bytes] = set()
+        # To be written; also when the day has closed since.
+        self.changed: dict[tuple[bytes, date], tuple[int | None, Report | None]] = {}
+        self.changed_before: dict[bytes, Report] = {}
 
     def report(self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date) -> None:
         """Take in a report of one day that counts on another, if that one is closed."""
         person = self.persons.setdefault(person_id, Person())
         if report.level > person.peaks.get(counts_on, 0):
             person.peaks[counts_on] = report.level
-            self.changed.add((person_id, counts_on))
+            self._note(person_id, counts_on)
         if on < open_from:
             if person.before is None or report > person.before:
-                person.before = report
-                self.changed_before.add(person_id)
+                person.before = self.changed_before[person_id] = report
         elif on not in person.last or report > person.last[on]:
             person.last[on] = report
-            self.changed.add((person_id, on))
+            self._note(person_id, on)
+
+    def _note(self, person_id: bytes, day: date) -> None:
+        person = self.persons[person_id]
+        self.changed[person_id, day] = (person.peaks.get(day), person.last.get(day))
 
     def usage(self, cycle_starts: Sequence[date], through: date) -> dict[date, int]:
         """Sum how far each day raised the maximum of its cycle, person by person, up to a day."""
@@ -119,8 +123,7 @@ class Readings:
         for person_id, person in self.persons.items():
             closed = [known for known in person.last if known < day]
             if closed:
-                person.before = person.last[max(closed)]
-                self.changed_before.add(person_id)
+                person.before = self.changed_before[person_id] = person.last[max(closed)]
             person.last = {known: report for known, report in person.last.items() if known >= day}
             person.peaks = {known: level for known, level in person.peaks.items() if known >= day}
 

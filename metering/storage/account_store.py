@@ -1,0 +1,315 @@
+"""Accounts: everything that is open of a channel, loaded whole and written back where it changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from metering.accounts import Account, Books, DayPour, FillKey, PourState, Reservation, Setting, Standing
+from metering.catalog import PRODUCTS
+from metering.lots import Burn, Lot, Window
+from metering.periods import ONE_DAY
+from metering.storage import database
+from metering.storage.tables import level, lot, lot_window, reading, reservation, setting, tally
+from metering.tallies import Counts, Person, Readings, Report, Sum
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from metering.catalog import Catalog
+
+_REMEMBER = """
+INSERT INTO channel (channel) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING
+"""
+_LOCK = """
+SELECT channel, version, time_zone IS NOT NULL AS is_registered FROM channel
+WHERE channel = ANY ($1) ORDER BY channel FOR UPDATE
+"""
+_LOCK_DUE = """
+SELECT channel, version, time_zone IS NOT NULL AS is_registered FROM channel
+WHERE channel IN (
+    (SELECT channel FROM channel WHERE due_at <= $1 ORDER BY due_at LIMIT $4)
+    UNION (SELECT channel FROM channel WHERE closes_at <= $2 ORDER BY closes_at LIMIT $4)
+    UNION (SELECT channel FROM parked WHERE at < $3 ORDER BY at LIMIT $4)
+) ORDER BY channel LIMIT $4 FOR UPDATE SKIP LOCKED
+"""
+_OPEN = "SELECT * FROM {table} t JOIN channel c USING (channel) WHERE t.channel = ANY ($1) AND t.on_day >= c.open_from"
+_ALL = "SELECT * FROM {table} WHERE channel = ANY ($1)"
+_TOLD = """
+SELECT n.channel, n.kind, n.product, n.on_day, n.detail FROM notice n JOIN channel c USING (channel)
+WHERE n.channel = ANY ($1) AND n.on_day >= c.open_from - 31
+    AND n.kind IN ('quota_used', 'limit_reached', 'lot_low', 'borrowing', 'postpaid')
+ORDER BY n.number
+"""
+_SAVE = """
+UPDATE channel SET
+    version = s.version, time_zone = s.time_zone, registered_on = s.registered_on, first_cycle_on = s.first_cycle_on,
+    open_from = s.open_from, settled_on = s.settled_on, sequence = s.sequence, entries = s.entries,
+    notices = s.notices, due_at = s.due_at, closes_at = s.closes_at
+FROM unnest(
+    $1::text[], $2::bigint[], $3::text[], $4::date[], $5::date[], $6::date[], $7::date[], $8::bigint[], $9::bigint[],
+    $10::bigint[], $11::bigint[], $12::bigint[]
+) AS s (
+    channel, version, time_zone, registered_on, first_cycle_on, open_from, settled_on, sequence, entries, notices,
+    due_at, closes_at
+) WHERE channel.channel = s.channel
+"""
+
+
+async def lock(driver: Any, channels: Collection[str], *, unknown: Collection[str]) -> dict[str, int]:  # noqa: ANN401
+    """Lock channels until the transaction ends; returns the versions of those that are registered.
+
+    A channel that nobody saw before gets a row first: a registration and an event in two transactions would miss each
+    other otherwise. Rows are locked in one fixed order, so that two batches queue instead of deadlocking.
+    """
+    if unknown:
+        await driver.execute(_REMEMBER, sorted(unknown))
+    rows = await driver.fetch(_LOCK, sorted(channels))
+    return {row["channel"]: row["version"] for row in rows if row["is_registered"]}
+
+
+async def lock_due(
+    driver: Any,  # noqa: ANN401
+    *,
+    now: int,
+    closing_clock: int | None,
+    parked_before: int,
+    channels_max: int,
+) -> tuple[list[str], dict[str, int]]:
+    """Lock channels to which something is due that nobody else works on, and tell the versions of the registered."""
+    rows = await driver.fetch(_LOCK_DUE, now, closing_clock, parked_before, channels_max)
+    names = [row["channel"] for row in rows]
+    return names, {row["channel"]: row["version"] for row in rows if row["is_registered"]}
+
+
+async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:  # noqa: ANN401
+    """Load registered channels with all that is open of them."""
+    wanted = sorted(channels)
+    if not wanted:
+        return {}
+    accounts = {row["channel"]: _account(row) for row in await driver.fetch(_ALL.format(table="channel"), wanted)}
+    for row in await driver.fetch(_ALL.format(table="setting"), wanted):
+        value = Setting(row["at"], row["sequence"], row["on_day"], orjson.loads(row["value"]))
+        accounts[row["channel"]].set_value(row["name"], row["of"], value)
+    windows: dict[tuple[str, str], dict[int, Window]] = defaultdict(dict)
+    for row in await driver.fetch(_ALL.format(table="lot_window"), wanted):
+        windows[row["channel"], row["lot"]][row["number"]] = _window(row)
+    for row in await driver.fetch(_ALL.format(table="lot"), wanted):
+        accounts[row["channel"]].lots[row["lot"]] = _lot(row, windows[row["channel"], row["lot"]])
+    for row in await driver.fetch(_ALL.format(table="reservation"), wanted):
+        accounts[row["channel"]].reservations[row["lot"]] = Reservation(
+            row["lot"], row["product"], row["made_on"], row["sequence"], row["executes_on"], row["state"]
+        )
+    for row in await driver.fetch(_OPEN.format(table="tally"), wanted):
+        counts = _tallies(accounts[row["channel"]], row["product"])
+        assert isinstance(counts, Counts)
+        counts.by_day.setdefault(row["on_day"], {})[row["kind"]] = Sum(row["quantity"], row["messages"])
+    for row in await driver.fetch(_ALL.format(table="level"), wanted):
+        readings = _tallies(accounts[row["channel"]], row["product"])
+        assert isinstance(readings, Readings)
+        readings.persons[row["person"]] = Person(Report(row["at"], row["level"]))
+    for row in await driver.fetch(_OPEN.format(table="reading"), wanted):
+        readings = _tallies(accounts[row["channel"]], row["product"])
+        assert isinstance(readings, Readings)
+        person = readings.persons.setdefault(row["person"], Person())
+        if row["peak"] is not None:
+            person.peaks[row["on_day"]] = row["peak"]
+        if row["last_at"] is not None:
+            person.last[row["on_day"]] = Report(row["last_at"], row["last_level"])
+    for row in await driver.fetch(_OPEN.format(table="fill"), wanted):
+        if row["quantity"]:
+            _booked_day(accounts[row["channel"]], row["product"], row["on_day"]).fills[
+                FillKey(row["source"], row["lot"], row["window_number"], row["quota_number"])
+            ] = row["quantity"]
+    for row in await driver.fetch(_TOLD, wanted):
+        _remember_notice(accounts[row["channel"]], row)
+    for account in accounts.values():
+        _lay_base(account)
+        account.unsaved = type(account.unsaved)()
+    return accounts
+
+
+async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> None:  # noqa: ANN401
+    """Write back what changed of locked channels; each gets a new version."""
+    if not accounts:
+        return
+    for account in accounts:
+        account.version += 1
+    rows = [
+        (
+            account.channel, account.version, account.time_zone, account.registered_on, account.first_cycle_on,
+            account.open_from, account.settled_on, account.sequence, account.entries, account.notices,
+            account.due_at, account.closes_at(catalog),
+        )
+        for account in accounts
+    ]  # fmt: skip
+    await driver.execute(_SAVE, *zip(*rows, strict=True))
+    await database.insert(driver, setting, [row for account in accounts for row in _setting_rows(account)])
+    await database.upsert(driver, lot, (row for account in accounts for row in _lot_rows(account)))
+    await database.upsert(driver, lot_window, (row for account in accounts for row in _window_rows(account)))
+    await database.upsert(driver, reservation, (row for account in accounts for row in _reservation_rows(account)))
+    await database.upsert(driver, tally, (row for account in accounts for row in _tally_rows(account)))
+    await database.upsert(driver, reading, (row for account in accounts for row in _reading_rows(account)))
+    await database.upsert(driver, level, (row for account in accounts for row in _level_rows(account)))
+    for account in accounts:
+        _note_saved(account)
+
+
+def _account(row: Any) -> Account:  # noqa: ANN401
+    return Account(
+        row["channel"],
+        row["time_zone"],
+        row["registered_on"],
+        row["first_cycle_on"],
+        row["open_from"],
+        row["sequence"],
+        row["version"],
+        row["entries"],
+        row["notices"],
+        row["due_at"],
+        row["settled_on"],
+    )
+
+
+def _window(row: Any) -> Window:  # noqa: ANN401
+    return Window(row["own"], row["carried"], row["borrowed"], row["minimum"], row["lent"], row["taken"])
+
+
+def _lot(row: Any, windows: dict[int, Window]) -> Lot:  # noqa: ANN401
+    return Lot(
+        row["lot"],
+        PRODUCTS[row["product"]],
+        row["quota"],
+        row["starts_on"],
+        row["month_price"],
+        row["price"],
+        row["is_refunded"],
+        row["has_started"],
+        row["has_ended"],
+        row["expiring_told"],
+        row["expired"],
+        [windows[number] for number in sorted(windows)],
+    )
+
+
+def _tallies(account: Account, product: str) -> Counts | Readings:
+    return account.books_of(product).tallies
+
+
+def _booked_day(account: Account, product: str, on: date) -> DayPour:
+    nothing = Standing(0, 0, 0)
+    return account.books_of(product).days.setdefault(
+        on, DayPour(on, account.cycle_on(on), {}, nothing, nothing, 0, 0)
+    )
+
+
+def _remember_notice(account: Account, row: Any) -> None:  # noqa: ANN401
+    kind, product, on = row["kind"], row["product"], row["on_day"]
+    detail = orjson.loads(row["detail"])
+    key: tuple[object, ...]
+    if kind == "borrowing":
+        key = (kind, product, detail["lot"], detail["window"])
+    elif kind == "postpaid":
+        if on < account.open_from:
+            return
+        key = (kind, product, account.cycle_on(on))
+    else:
+        key = (kind, product, detail["percent"])
+    account.told.setdefault(key, []).append(on)
+
+
+def _lay_base(account: Account) -> None:
+    """Find where the open days begin: what is booked in all, less what is booked on the open days."""
+    for name in {held.product.name for held in account.lots.values() if held.product.is_metered}:
+        account.books_of(name)
+    last_closed = account.open_from - ONE_DAY
+    for product, books in account.books.items():
+        books.base = PourState(account.open_from)
+        for held in account.lots_of(product):
+            if held.starts_on < account.open_from <= held.expires_on:
+                books.base.burns[held.lot] = _burn_before(books, held, last_closed)
+        books.dirty_from = account.open_from
+
+
+def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
+    running = held.window_of(last_closed)
+    window = held.windows[running]
+    burn = Burn(
+        [each.taken for each in held.windows], running, window.own + window.carried + window.borrowed
+    )
+    for pour in books.days.values():
+        for key, quantity in pour.fills.items():
+            if key.lot == held.lot and key.source != "expired":
+                burn.taken[key.quota] -= quantity
+                if key.window == running and key.source != "minimum":
+                    burn.drawn -= quantity
+    return burn
+
+
+def _setting_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for name, of, value in account.unsaved.settings:
+        yield account.channel, name, of, value.sequence, value.at, value.on, orjson.dumps(value.value).decode()
+
+
+def _lot_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for name in account.unsaved.lots:
+        held = account.lots[name]
+        yield (
+            account.channel, held.lot, held.product.name, held.quota, held.starts_on, held.ends_on,
+            held.month_price, held.price, held.is_refunded, held.has_started, held.has_ended,
+            held.expiring_told, held.expired, held.pool,
+        )  # fmt: skip
+
+
+def _window_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for name in account.unsaved.lots:
+        held = account.lots[name]
+        for number in sorted(held.changed):
+            window = held.windows[number]
+            yield (
+                account.channel, held.lot, number, held.starts[number], held.quota, held.maximum,
+                window.own, window.carried, window.borrowed, window.minimum, window.lent, window.taken,
+            )  # fmt: skip
+
+
+def _reservation_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for name in account.unsaved.reservations:
+        made = account.reservations[name]
+        yield (
+            account.channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on, made.state
+        )  # fmt: skip
+
+
+def _tally_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for product, books in account.books.items():
+        if isinstance(books.tallies, Counts):
+            for (day, kind), total in books.tallies.changed.items():
+                yield account.channel, product, day, kind, total.quantity, total.messages
+
+
+def _reading_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for product, books in account.books.items():
+        if isinstance(books.tallies, Readings):
+            for (person, day), (peak, last) in books.tallies.changed.items():
+                last_at, last_level = last if last is not None else (None, None)
+                yield account.channel, product, person, day, peak, last_at, last_level
+
+
+def _level_rows(account: Account) -> Iterable[tuple[object, ...]]:
+    for product, books in account.books.items():
+        if isinstance(books.tallies, Readings):
+            for person, report in books.tallies.changed_before.items():
+                yield account.channel, product, person, report.at, report.level
+
+
+def _note_saved(account: Account) -> None:
+    for name in account.unsaved.lots:
+        account.lots[name].changed.clear()
+    account.unsaved = type(account.unsaved)()
+    for books in account.books.values():
+        books.tallies.changed.clear()
+        if isinstance(books.tallies, Readings):
+            books.tallies.changed_before.clear()

@@ -1,0 +1,150 @@
+"""How the books are reached: connections, transactions, and statements made from tables."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.exc import DBAPIError, InterfaceError, TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from metering.errors import Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.elements import ColumnElement
+
+COMMAND_SECONDS = 60
+
+# A client cannot forget these: a lost member must not keep its locks, nor wait for ever.
+SERVER_SETTINGS = {
+    "jit": "off",
+    "application_name": "lotmeter",
+    "statement_timeout": "60s",
+    "lock_timeout": "15s",
+    "idle_in_transaction_session_timeout": "15s",
+    "client_connection_check_interval": "5s",
+    "tcp_user_timeout": "15s",
+    "tcp_keepalives_idle": "10",
+}
+
+# Classes of SQLSTATE after which the same batch is tried again. Anything else is a bug or a bad record.
+_TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", "25006", "25P03", "25P04")
+
+
+def create_engine(url: str, *, schema: str = "lotmeter", connections: int = 8) -> AsyncEngine:
+    """Make an engine for a database URL (postgresql://user:password@host/db)."""
+    address = sa.make_url(url).set(drivername="postgresql+asyncpg")
+    return create_async_engine(
+        address,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=30,
+        hide_parameters=True,
+        connect_args={
+            "timeout": 5,
+            "command_timeout": COMMAND_SECONDS,
+            "server_settings": {**SERVER_SETTINGS, "search_path": schema},
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Run a block in one transaction. Raises Unavailable where trying again can help."""
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        if is_passing(error):
+            raise Unavailable(describe(error)) from error
+        raise
+    except (PoolTimeout, InterfaceError) as error:
+        raise Unavailable(describe(error)) from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise Unavailable(describe(error)) from error
+    except asyncpg.PostgresError as error:
+        if is_passing(error):
+            raise Unavailable(describe(error)) from error
+        raise
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """Find the SQLSTATE in an error of either library."""
+    for place in (error, getattr(error, "orig", None)):
+        state = getattr(place, "sqlstate", None) or getattr(place, "pgcode", None)
+        if isinstance(state, str):
+            return state
+    return None
+
+
+def is_passing(error: BaseException) -> bool:
+    """Say whether the world may be well again soon."""
+    state = sqlstate_of(error)
+    if state is None:
+        return True  # The connection went; no server said anything.
+    return state.startswith(_TRY_AGAIN)
+
+
+def describe(error: BaseException) -> str:
+    """Say what went wrong without the values that were sent."""
+    state = sqlstate_of(error)
+    return f"{type(error).__name__}{f' ({state})' if state else ''}"
+
+
+async def driver_of(connection: AsyncConnection) -> Any:  # noqa: ANN401
+    """Reach asyncpg's connection, inside the transaction that SQLAlchemy has begun."""
+    assert connection.in_transaction()
+    raw = await connection.get_raw_connection()
+    # A transaction begins with SQLAlchemy's first statement; what goes around it must come after.
+    await connection.execute(_BEGIN)
+    return raw.driver_connection
+
+
+_BEGIN = sa.text("SELECT 1")
+
+
+@lru_cache(maxsize=64)
+def _upsert_statement(table: sa.Table, returning: bool) -> str:  # noqa: FBT001
+    columns = [column for column in table.columns if column.identity is None and _is_written(column)]
+    names = ", ".join(f'"{column.name}"' for column in columns)
+    arrays = ", ".join(
+        f"${number}::{_sql_type(column)}[]" for number, column in enumerate(columns, start=1)
+    )
+    keys = [column.name for column in table.primary_key.columns]
+    others = [column.name for column in columns if column.name not in keys]
+    changes = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in others)
+    conflict = ", ".join(f'"{name}"' for name in keys)
+    action = f"ON CONFLICT ({conflict}) DO UPDATE SET {changes}" if returning else ""
+    return f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}) {action}'  # noqa: S608
+
+
+def _is_written(column: sa.Column[Any]) -> bool:
+    return not (column.server_default is not None and isinstance(column.type, sa.DateTime))
+
+
+@lru_cache(maxsize=256)
+def _sql_type(column: sa.Column[Any]) -> str:
+    return column.type.compile(dialect=pg.dialect())
+
+
+async def insert(driver: Any, table: sa.Table, rows: Sequence[Sequence[object]]) -> None:  # noqa: ANN401
+    """Insert rows, whose values stand in the order of the table's columns."""
+    if rows:
+        await driver.execute(_upsert_statement(table, False), *zip(*rows, strict=True))  # noqa: FBT003
+
+
+async def upsert(driver: Any, table: sa.Table, rows: Iterable[Sequence[object]]) -> None:  # noqa: ANN401
+    """Insert rows, or give those that are there the new values. Each key may come once."""
+    found = list(rows)
+    if found:
+        await driver.execute(_upsert_statement(table, True), *zip(*found, strict=True))  # noqa: FBT003
+
+
+def any_of(column: ColumnElement[Any], values: Iterable[object]) -> ColumnElement[bool]:
+    """Write a condition that a column has one of many values, as one array parameter."""
+    return column == sa.any_(sa.bindparam(None, list(values), type_=pg.ARRAY(column.type)))

@@ -1,0 +1,231 @@
+"""Identities: the record of each usage event and command, claimed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from metering.catalog import PRODUCTS
+from metering.commands import Command
+from metering.events import Count, Reading, Void
+from metering.intake import Identity, Place
+from metering.periods import moment_of
+from metering.quantities import quantity_of
+from metering.storage import database
+from metering.storage.tables import command, event
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from metering.catalog import Catalog
+    from metering.intake import Message
+
+APPLIED, PARKED, VOIDED = 0, 1, 2
+_STATES = ("applied", "parked", "voided")
+_CODES = {product: number for number, product in enumerate(PRODUCTS, start=1)}
+_NAMES = {number: product for product, number in _CODES.items()}
+VOID_CODE = 0
+
+Key = tuple[str, bytes]
+EventRow = tuple[Any, ...]
+
+_COLUMNS = [column.name for column in event.columns]
+_STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS arrived (LIKE event) ON COMMIT DELETE ROWS"
+_CLAIM = (
+    f"INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"  # noqa: F541, S608
+)
+_MET = """
+SELECT e.* FROM arrived a JOIN event e ON e.channel = a.channel AND e.digest = a.digest AND e.month = ANY ($1)
+WHERE (e.position, e.read_at_offset) <> (a.position, a.read_at_offset)
+"""
+_NOT_CLAIMED = """
+SELECT a.channel, a.digest FROM arrived a
+WHERE NOT EXISTS (
+    SELECT FROM event e WHERE e.channel = a.channel AND e.digest = a.digest AND e.month = a.month
+        AND e.position = a.position AND e.read_at_offset = a.read_at_offset
+)
+"""
+_MET_COMMANDS = """
+SELECT c.* FROM arrived a JOIN command c ON c.channel = a.channel AND c.digest = a.digest
+"""
+_FIND = """
+SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest) JOIN event e USING (channel, digest)
+"""
+_FIND_COMMANDS = """
+SELECT c.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest) JOIN command c USING (channel, digest)
+"""
+_VOID = """
+UPDATE event e SET state = 2 FROM unnest($1::text[], $2::bytea[], $3::smallint[]) AS gone (channel, digest, month)
+WHERE e.channel = gone.channel AND e.digest = gone.digest AND e.month = gone.month
+"""
+_RELEASE = """
+DELETE FROM event e USING unnest($1::text[], $2::bytea[], $3::smallint[]) AS gone (channel, digest, month)
+WHERE e.channel = gone.channel AND e.digest = gone.digest AND e.month = gone.month
+"""
+_RELEASE_COMMANDS = """
+DELETE FROM command c USING unnest($1::text[], $2::bytea[]) AS gone (channel, digest)
+WHERE c.channel = gone.channel AND c.digest = gone.digest
+"""
+_CLAIM_COMMANDS = """
+INSERT INTO command SELECT * FROM unnest(
+    $1::text[], $2::bytea[], $3::bytea[], $4::bigint[], $5::int[], $6::bigint[], $7::text[], $8::text[], $9::text[]
+) ON CONFLICT DO NOTHING
+"""
+
+
+def month_of(at: int) -> int:
+    """Number the month of an instant, in UTC: the partition that holds its event."""
+    moment = moment_of(at)
+    return moment.year * 12 + moment.month - 1
+
+
+def row_for(message: Count | Reading | Void, place: Place, catalog: Catalog) -> EventRow:
+    """Write the record of an event as it will stand if it is applied on its own day."""
+    kind: str | None = None
+    product, quantity, messages, person = VOID_CODE, 0, 0, None
+    if isinstance(message, Count):
+        product, quantity = _CODES[message.product], quantity_of(message.units)
+        if message.tariff is not None:
+            # The day in UTC, as the zone is not known yet; put right where prices change between the two.
+            pu = catalog.pu_of(message.tariff, moment_of(message.at).date()) or 0
+            kind, quantity, messages = message.tariff.kind, pu * message.units, message.units
+    elif isinstance(message, Reading):
+        product, quantity, person = _CODES[message.product], quantity_of(message.level), message.person or None
+    else:
+        person = message.target
+    return (
+        message.channel, message.digest, month_of(message.at), message.content, message.at, *place,
+        APPLIED, product, kind, quantity, messages, person, None,
+    )  # fmt: skip
+
+
+def row_as_standing(identity: Identity) -> EventRow:
+    """Write the record of an event as it stands now."""
+    message = identity.message
+    assert isinstance(message, Count | Reading | Void)
+    person = message.target if isinstance(message, Void) else getattr(message, "person", None) or None
+    quantity = quantity_of(identity.quantity) if isinstance(message, Reading) else identity.quantity
+    return (
+        message.channel, message.digest, month_of(message.at), identity.content, message.at, *identity.place,
+        _STATES.index(identity.state), _CODES.get(getattr(message, "product", ""), VOID_CODE),
+        identity.kind or None, quantity, identity.messages, person,
+        identity.counts_on if identity.is_late else None,
+    )  # fmt: skip
+
+
+async def claim_events(driver: Any, rows: Sequence[EventRow]) -> int:  # noqa: ANN401
+    """Record the events of a batch, each identity once; returns how many of them are new."""
+    await driver.execute(_STAGE)
+    if not rows:
+        return 0
+    await driver.copy_records_to_table("arrived", records=rows, columns=_COLUMNS)
+    status = await driver.execute(_CLAIM)
+    return int(status.rpartition(" ")[2])
+
+
+async def claim_commands(driver: Any, commands: Iterable[tuple[Command, Place]]) -> int:  # noqa: ANN401
+    """Record the commands of a batch, each identity once; returns how many of them are new."""
+    rows = sorted(command_row(message, place, "applied") for message, place in commands)
+    if not rows:
+        return 0
+    status = await driver.execute(_CLAIM_COMMANDS, *zip(*rows, strict=True))
+    return int(status.rpartition(" ")[2])
+
+
+def command_row(message: Command, place: Place, state: str, answer: str | None = None) -> tuple[Any, ...]:
+    """Write the record of a command."""
+    return (
+        message.channel, message.digest, message.content, message.at, *place,
+        type(message.order).__name__, state, answer,
+    )  # fmt: skip
+
+
+async def not_claimed(driver: Any) -> set[Key]:  # noqa: ANN401
+    """Find the identities of this batch that could not be recorded, as another record holds them or did just now."""
+    return {(row["channel"], row["digest"]) for row in await driver.fetch(_NOT_CLAIMED)}
+
+
+async def ensure_month(driver: Any, month: int) -> None:  # noqa: ANN401
+    """Make the table of a month, if there is none yet."""
+    await driver.execute("SELECT ensure_month($1)", month)
+
+
+async def met_before(driver: Any, months: Collection[int]) -> dict[Key, Identity]:  # noqa: ANN401
+    """Find the identities of this batch that other records hold, in any of these months or by a command."""
+    found = await driver.fetch(_MET, sorted(months))
+    commands = await driver.fetch(_MET_COMMANDS)
+    return {**_identities(found), **_command_identities(commands)}
+
+
+async def find(driver: Any, keys: Collection[Key]) -> dict[Key, Identity]:  # noqa: ANN401
+    """Find identities, of events and commands, in any month."""
+    if not keys:
+        return {}
+    channels, digests = zip(*sorted(keys), strict=True)
+    found = await driver.fetch(_FIND, channels, digests)
+    commands = await driver.fetch(_FIND_COMMANDS, channels, digests)
+    return {**_identities(found), **_command_identities(commands)}
+
+
+async def mark_voided(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:  # noqa: ANN401
+    """Note that events were taken back; keys are channel, digest and month."""
+    found = sorted(keys)
+    if found:
+        await driver.execute(_VOID, *zip(*found, strict=True))
+
+
+async def put_right(driver: Any, rows: Iterable[EventRow]) -> None:  # noqa: ANN401
+    """Rewrite the records of events that stand otherwise than they were first written."""
+    await database.upsert(driver, event, rows)
+
+
+async def release(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:  # noqa: ANN401
+    """Forget events that were rejected after they were claimed; keys are channel, digest and month."""
+    found = sorted(keys)
+    if found:
+        await driver.execute(_RELEASE, *zip(*found, strict=True))
+
+
+async def put_commands_right(driver: Any, rows: Iterable[tuple[Any, ...]]) -> None:  # noqa: ANN401
+    """Write the answers to commands, and the state of those that waited."""
+    await database.upsert(driver, command, rows)
+
+
+async def release_commands(driver: Any, keys: Iterable[Key]) -> None:  # noqa: ANN401
+    """Forget commands that were rejected."""
+    found = sorted(keys)
+    if found:
+        await driver.execute(_RELEASE_COMMANDS, *zip(*found, strict=True))
+
+
+def _identities(rows: Iterable[Any]) -> dict[Key, Identity]:
+    return {
+        (row["channel"], row["digest"]): Identity(
+            None,
+            row["content"],
+            Place(row["position"], row["read_at_offset"]),
+            _STATES[row["state"]],  # type: ignore[arg-type]
+            row["at"],
+            _NAMES.get(row["product"], ""),
+            row["kind"] or "",
+            row["quantity"],
+            row["messages"],
+            row["counts_on"],
+            row["counts_on"] is not None,
+            is_countable=_is_countable(row["product"]) and row["state"] != PARKED,
+        )
+        for row in rows
+    }
+
+
+def _is_countable(code: int) -> bool:
+    product = _NAMES.get(code)
+    return product is not None and PRODUCTS[product].adds_up in ("count", "cost")
+
+
+def _command_identities(rows: Iterable[Any]) -> dict[Key, Identity]:
+    return {
+        (row["channel"], row["digest"]): Identity(
+            None, row["content"], Place(row["position"], row["read_at_offset"]), row["state"], row["at"]
+        )
+        for row in rows
+    }

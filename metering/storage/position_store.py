@@ -1,0 +1,173 @@
+"""Positions: how far each partition has been read, by whom, and what became of each offset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+from metering.errors import Fenced
+from metering.storage import database
+from metering.storage.tables import batch, position
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+class Partition(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class Claim(NamedTuple):
+    """The right to move a partition on, until somebody else claims it."""
+
+    number: int  # Of the partition in the books.
+    partition: Partition
+    epoch: int
+    next_offset: int
+    anchor: tuple[int, bytes] | None  # Offset and digest of the last record that was committed.
+    halted: str | None  # Why it must not be read.
+
+
+class Slice(NamedTuple):
+    """A stretch of a partition that is recorded in one batch."""
+
+    claim: Claim
+    from_offset: int
+    to_offset: int
+    anchor: tuple[int, bytes] | None  # Of its last record; None where it has only holes.
+    read_up_to: int  # The instant up to which all that arrived has been read.
+
+
+async def claim(
+    connection: AsyncConnection,
+    partitions: Mapping[Partition, int],
+    *,
+    group: str,
+    owner: str,
+    cluster_id: str,
+    now: int,
+) -> list[Claim]:
+    """Claim partitions; one that was never read starts at the offset given for it."""
+    wanted = sorted(partitions)
+    if not wanted:
+        return []
+    fresh = [
+        {
+            "consumer_group": group, "topic": topic, "topic_partition": number, "cluster_id": cluster_id,
+            "start_offset": partitions[Partition(topic, number)], "epoch": 0, "owner": owner,
+            "next_offset": partitions[Partition(topic, number)], "read_up_to": 0,
+        }
+        for topic, number in wanted
+    ]  # fmt: skip
+    await connection.execute(pg.insert(position).values(fresh).on_conflict_do_nothing())
+    names = sa.tuple_(position.c.topic, position.c.topic_partition).in_(wanted)
+    mine = sa.and_(position.c.consumer_group == group, names)
+    await connection.execute(
+        sa.select(position.c.number).where(mine).order_by(position.c.number).with_for_update()
+    )
+    # Another cluster under the same name holds other records at the same offsets.
+    moved = f"it was read from another cluster; now it is on {cluster_id}"
+    rows = await connection.execute(
+        sa.update(position)
+        .where(mine)
+        .values(
+            epoch=position.c.epoch + 1,
+            owner=owner,
+            halted=sa.case(
+                (sa.and_(position.c.halted.is_(None), position.c.cluster_id != cluster_id), moved),
+                else_=position.c.halted,
+            ),
+        )
+        .returning(position)
+    )
+    return [
+        Claim(
+            row.number,
+            Partition(row.topic, row.topic_partition),
+            row.epoch,
+            row.next_offset,
+            None if row.anchor_offset is None else (row.anchor_offset, row.anchor_digest),
+            row.halted,
+        )
+        for row in rows
+    ]
+
+
+_ADVANCE = sa.text("""
+WITH step AS (
+    SELECT * FROM unnest(
+        CAST(:numbers AS int[]), CAST(:epochs AS bigint[]), CAST(:froms AS bigint[]), CAST(:tos AS bigint[]),
+        CAST(:anchors AS bigint[]), CAST(:digests AS bytea[]), CAST(:reads AS bigint[])
+    ) AS step (number, epoch, from_offset, to_offset, anchor_offset, anchor_digest, read_up_to)
+), locked AS (
+    SELECT number FROM position WHERE number = ANY (:numbers) ORDER BY number FOR UPDATE
+)
+UPDATE position SET
+    next_offset = step.to_offset,
+    anchor_offset = coalesce(step.anchor_offset, position.anchor_offset),
+    anchor_digest = coalesce(step.anchor_digest, position.anchor_digest),
+    read_up_to = greatest(position.read_up_to, step.read_up_to)
+FROM step JOIN locked USING (number)
+WHERE position.number = step.number AND position.next_offset = step.from_offset
+    AND position.epoch = step.epoch AND position.halted IS NULL
+""")
+
+
+async def advance(connection: AsyncConnection, slices: Sequence[Slice]) -> None:
+    """Move positions on. Raises Fenced if any of them is not where its claim left it."""
+    result = await connection.execute(
+        _ADVANCE,
+        {
+            "numbers": [part.claim.number for part in slices],
+            "epochs": [part.claim.epoch for part in slices],
+            "froms": [part.from_offset for part in slices],
+            "tos": [part.to_offset for part in slices],
+            "anchors": [part.anchor[0] if part.anchor else None for part in slices],
+            "digests": [part.anchor[1] if part.anchor else None for part in slices],
+            "reads": [part.read_up_to for part in slices],
+        },
+    )
+    if result.rowcount != len(slices):  # type: ignore[attr-defined]
+        raise Fenced(f"{len(slices) - result.rowcount} of {len(slices)} partitions were claimed by somebody else")  # type: ignore[attr-defined]
+
+
+async def mark_read(connection: AsyncConnection, claims: Sequence[Claim], *, read_up_to: int) -> None:
+    """Note that nothing more came on partitions that are read to their end."""
+    await connection.execute(
+        sa.update(position)
+        .where(
+            sa.tuple_(position.c.number, position.c.epoch).in_([(claim.number, claim.epoch) for claim in claims]),
+            position.c.read_up_to < read_up_to,
+        )
+        .values(read_up_to=read_up_to)
+    )
+
+
+async def halt(connection: AsyncConnection, claim: Claim, why: str) -> None:
+    """Stop a partition until somebody takes it up again."""
+    await connection.execute(
+        sa.update(position)
+        .where(position.c.number == claim.number, position.c.epoch == claim.epoch)
+        .values(halted=why)
+    )
+
+
+async def read_up_to(connection: AsyncConnection, group: str) -> int | None:
+    """Find the instant up to which every partition has been read; None before the first one is."""
+    instant = await connection.scalar(
+        sa.select(sa.func.min(position.c.read_up_to)).where(position.c.consumer_group == group)
+    )
+    return None if instant is None else int(instant)
+
+
+async def keep_account(driver: Any, lines: Sequence[tuple[int, ...]]) -> None:  # noqa: ANN401
+    """Write down what became of each offset: position, from, to, epoch, applied, duplicate, parked, rejected."""
+    await database.insert(driver, batch, lines)
