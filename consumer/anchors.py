@@ -41,7 +41,7 @@ async def why_another_log(
 ) -> str | None:
     """Find out why the log is not the one that was read before; None if it is.
 
-    Moves the client's place in the partition. Raises IllegalStateError if it is taken back meanwhile.
+    Moves the client's place in the partition. Raises IllegalStateError if that is taken back.
     """
     tp = TopicPartition(*claim.partition)
     beginning = (await consumer.beginning_offsets([tp]))[tp]
@@ -64,11 +64,12 @@ async def why_another_log(
             continue
         if record is None:
             why = f"offset {offset} was read, and now the log ends before it"
-        elif record.offset != offset or anchor_digest(record) != digest:
+            break
+        if record.offset != offset or anchor_digest(record) != digest:
             why = f"the record that was read at offset {offset} is another one now"
-        else:
-            metrics.ANCHORS.labels("matched").inc()
-            return None
+            continue
+        metrics.ANCHORS.labels("matched").inc()
+        return None
     metrics.ANCHORS.labels("broken").inc()
     return why
 

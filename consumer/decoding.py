@@ -43,6 +43,10 @@ from metering.segments import segments_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from metering.catalog import Catalog
+    from metering.intake import Message
+    from metering.meter import Decode
+
 __all__ = ["Vocabulary", "decode", "decoder_for", "instant_from"]
 
 UNITS_MAX = 10**9

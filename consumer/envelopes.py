@@ -33,9 +33,8 @@ _NUL_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 _NUMBER = re.compile(rb"[-0-9][-+.0-9Ee]*")
 
-# The smallest integer that does not fit 64 bits with a sign has this many digits.
-_LONG_DIGITS = 19
-_LONG_RUN = b"0" * _LONG_DIGITS
+# The smallest integer that does not fit 64 bits with a sign has 19 digits.
+_LONG_RUN = b"0" * 19
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 _DAY_SHAPE = b"0000-00-00"
@@ -77,8 +76,6 @@ def _attributes_in(headers: Headers) -> Fields:
         for name, value in headers
         if name.startswith(_ATTRIBUTE_PREFIX)
     }
-    # In this mode the value is `data`, whatever a header says.
-    last.pop("data", None)
     try:
         attributes = {name: value.decode() for name, value in last.items() if value is not None}
     except UnicodeDecodeError:
@@ -103,12 +100,12 @@ def _parse(value: bytes) -> object:
 
 
 def _integers_fit(value: bytes) -> bool:
-    for number in _NUMBER.findall(_STRING.sub(b"", value)):
-        digits = number.removeprefix(b"-")
-        # Python refuses to read thousands of digits, so first look how many there are.
-        if digits.isdigit() and (len(digits) > _LONG_DIGITS or not -(2**63) <= int(number) < 2**63):
-            return False
-    return True
+    # Short enough for Python to read: the parser refuses numbers that are no finite float.
+    return all(
+        -(2**63) <= int(number) < 2**63
+        for number in _NUMBER.findall(_STRING.sub(b"", value))
+        if number.removeprefix(b"-").isdigit()
+    )
 
 
 def instant_from(text: object) -> int | None:

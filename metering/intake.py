@@ -6,6 +6,8 @@ What the database knows of the channels and identities concerned is put in befor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from metering import lifecycle, notices, settlement, statements
@@ -18,7 +20,7 @@ from metering.quantities import quantity_of
 from metering.tallies import Counts, Readings, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import date
 
     from metering.accounts import Account
@@ -122,6 +124,7 @@ class Intake:
         self.identities: dict[tuple[str, bytes], Identity] = {}
         self.parked: dict[str, dict[bytes, Parked]] = {}  # By channel and identity, in order of arrival.
         self.effects = Effects()
+        self._late: dict[str, dict[tuple[str, date], list[Callable[[], None]]]] = {}
 
     @property
     def follows_records(self) -> bool:
@@ -211,14 +214,13 @@ class Intake:
             event, event.content, arrival.place, "applied", event.at, event.product,
             kind, quantity, messages, counts_on, is_late, is_countable=True,
         )  # fmt: skip
-        books = account.books_of(event.product)
-        assert isinstance(books.tallies, Counts)
+        tallies = account.books_of(event.product).tallies
+        assert isinstance(tallies, Counts)
         if is_late:
-            self._settle(account, event.product, arrival.place)
-        books.tallies.add(counts_on, kind, quantity, messages)
-        books.touch(counts_on)
-        if is_late:
-            self._settle(account, event.product, arrival.place, original_on=on)
+            self._put_late(account, event.product, on, partial(tallies.add, counts_on, kind, quantity, messages))
+        else:
+            tallies.add(counts_on, kind, quantity, messages)
+            account.books[event.product].touch(counts_on)
         self._claim(arrival, identity)
         return Outcome(arrival, "applied", is_late=is_late)
 
@@ -230,16 +232,21 @@ class Intake:
             event, event.content, arrival.place, "applied", event.at, event.product,
             quantity=event.level, counts_on=counts_on, is_late=is_late,
         )  # fmt: skip
-        books = account.books_of(event.product)
-        assert isinstance(books.tallies, Readings)
+        tallies = account.books_of(event.product).tallies
+        assert isinstance(tallies, Readings)
+        report = partial(
+            tallies.report,
+            event.person,
+            Report(event.at, event.level),
+            on=on,
+            counts_on=counts_on,
+            open_from=account.open_from,
+        )
         if is_late:
-            self._settle(account, event.product, arrival.place)
-        report = Report(event.at, event.level)
-        books.tallies.report(event.person, report, on=on, counts_on=counts_on, open_from=account.open_from)
-        # A level that carries over concerns every later cycle.
-        books.touch(counts_on)
-        if is_late:
-            self._settle(account, event.product, arrival.place, original_on=on)
+            self._put_late(account, event.product, on, report)
+        else:
+            report()
+            account.books[event.product].touch(counts_on)
         self._claim(arrival, identity)
         return Outcome(arrival, "applied", is_late=is_late)
 
@@ -253,6 +260,7 @@ class Intake:
             raise Rejected("not_voidable", "only count and cost events can be taken back")
         if target.state == "voided":
             raise Rejected("already_voided", "another void took this event back")
+        self._count_late(account, arrival.place)
         counts_on = account.day_of(target.at) if target.counts_on is None else target.counts_on
         if counts_on < account.open_from:
             raise Rejected("cycle_closed", "the cycle in which the event counts is closed")
@@ -266,6 +274,8 @@ class Intake:
         return Outcome(arrival, "applied")
 
     def _decide(self, account: Account, arrival: Arrival, command: Command) -> Outcome:
+        # Commands are decided against the books as they then stand.
+        self.settle(account, arrival.place)
         self._claim(arrival, Identity(command, command.content, arrival.place, "applied", command.at))
         try:
             happenings = lifecycle.decide(account, self.catalog, command)
@@ -378,9 +388,23 @@ class Intake:
         """Pour what changed, and tell what people should hear of it."""
         today = account.settled_on
         assert today is not None
+        self._count_late(account, place)
         for product in list(account.books):
             self._settle(account, product, place)
             self._tell(account, notices.look(account, self.catalog, product, today=today), today)
+
+    def _put_late(self, account: Account, product: str, original_on: date, count: Callable[[], None]) -> None:
+        """Keep a late use apart: what it moves is entered with the day of the use."""
+        self._late.setdefault(account.channel, {}).setdefault((product, original_on), []).append(count)
+        self.effects.touched.add(account.channel)
+
+    def _count_late(self, account: Account, place: Place | None) -> None:
+        for (product, original_on), uses in sorted(self._late.pop(account.channel, {}).items(), key=itemgetter(0)):
+            self._settle(account, product, place)
+            for count in uses:
+                count()
+            account.books[product].touch(account.open_from)
+            self._settle(account, product, place, original_on)
 
     def _settle(
         self, account: Account, product: str, place: Place | None, original_on: date | None = None

@@ -313,7 +313,7 @@ def _check_reservation(
 ) -> None:
     """Check with what is known now; made in a trial, the plan that will hold is not known."""
     if executes_on is None:
-        _check_quantity(product, quantity)
+        check_quantity(product, quantity)
     else:
         _check_plan_and_quantity(account, catalog, product, quantity, executes_on)
 
@@ -323,7 +323,7 @@ def _check_plan_and_quantity(
 ) -> None:
     if account.plan_on(on) == "free" and product.name != "pu":
         raise Refused("free_plan")
-    _check_quantity(product, quantity)
+    check_quantity(product, quantity)
     allowance = account.allowance_on(catalog, product.name, on)
     if allowance.limit is not None and allowance.included is not None:
         held = sum(lot.quota for lot in account.lots.values() if lot.product == product and lot.is_valid(on))
@@ -331,7 +331,8 @@ def _check_plan_and_quantity(
             raise Refused("over_plan_limit")
 
 
-def _check_quantity(product: Product, quantity: int) -> None:
+def check_quantity(product: Product, quantity: int) -> None:
+    """Hold the quantity of one purchase, in units, against its bounds. Raises Refused."""
     if not product.purchase_min <= quantity <= product.purchase_max:
         raise Refused("quantity_out_of_bounds")
 

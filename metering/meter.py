@@ -286,6 +286,7 @@ class Meter:
             parked = Parked(Arrival(row.place, row.clock, message), row.waits_for)
             work.intake.put_parked(parked)
             work.partitions[row.place.partition] = row.partition
+            work.waited[message.channel, message.digest] = {event_store.month_of(message.at)}
             work.originals[row.place] = Record(
                 row.place, row.clock, row.topic, row.key, row.value, row.headers, message
             )
@@ -397,6 +398,7 @@ class _Work:
         self.not_claimed: set[Key] = set()
         self.channels: set[str] = set()  # Those that got a row with this batch.
         self.originals: dict[Place, Record] = {}  # Of records that waited.
+        self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
         self.partitions: dict[int, int] = {}  # The number of a partition in its topic, by that in the books.
 
     @property
@@ -425,10 +427,7 @@ class _Work:
     def months_of(self, key: Key) -> set[int]:
         """Tell in which months the record of an event may stand that is to be forgotten."""
         months = {int(self.rows[key][2])} if key in self.rows else set()
-        for original in self.originals.values():
-            if not isinstance(original.found, Rejected) and (original.found.channel, original.found.digest) == key:
-                months.add(event_store.month_of(original.found.at))
-        return months
+        return months | self.waited.get(key, set())
 
     def waiting(self, parked: Parked) -> parked_store.Waiting:
         """Write a record that waits, with its original bytes."""

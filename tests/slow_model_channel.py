@@ -46,7 +46,7 @@ class Value:
         self.settings.append((day, at, order, value))
 
     def on(self, day: date) -> Any:
-        """Take the setting up to that day with the latest time, at one instant the one read last."""
+        """Take the latest set up to that day, at one instant the one read last."""
         known = [setting for setting in self.settings if setting[0] <= day]
         return max(known, key=lambda setting: setting[1:3])[3] if known else None
 

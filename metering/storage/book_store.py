@@ -34,7 +34,7 @@ async def read_all(engine: AsyncEngine, catalog: Catalog, *, clock: int) -> dict
 
 
 async def read_channel(engine: AsyncEngine, catalog: Catalog, name: str, *, clock: int) -> Document | None:
-    """Read the books of one channel; None if it is not registered."""
+    """Read the books of one channel, with what its months may take; None if it is not registered."""
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ")
         known = await connection.scalar(
@@ -42,7 +42,7 @@ async def read_channel(engine: AsyncEngine, catalog: Catalog, name: str, *, cloc
         )
         if known is None:
             return None
-        return (await _documents(connection, catalog, [name], clock))[name]
+        return (await _documents(connection, catalog, [name], clock, with_ranges=True))[name]
 
 
 async def _read(
@@ -66,7 +66,12 @@ async def _read(
 
 
 async def _documents(
-    connection: AsyncConnection, catalog: Catalog, names: Sequence[str], clock: int
+    connection: AsyncConnection,
+    catalog: Catalog,
+    names: Sequence[str],
+    clock: int,
+    *,
+    with_ranges: bool = False,
 ) -> dict[str, Document]:
     accounts = await account_store.load(await driver_of(connection), names)
     closed: dict[str, list[Document]] = {name: [] for name in names}
@@ -92,9 +97,13 @@ async def _documents(
                 "detail": orjson.loads(row.detail),
             }
         )
-    return {
+    documents = {
         name: document_of(accounts[name], catalog, closed[name], notices[name], clock=clock) for name in names
     }
+    if with_ranges:
+        for name, document in documents.items():
+            document["ranges"] = statements.ranges(accounts[name])
+    return documents
 
 
 def document_of(
@@ -108,3 +117,33 @@ def document_of(
         "reservations": statements.reservations(account, today=today),
         "notices": notices,
     }
+
+
+async def totals(engine: AsyncEngine) -> Document:
+    """Count what became of all records: those that waited are counted as what they became."""
+    async with engine.connect() as connection:
+        row = (await connection.execute(_TOTALS)).one()
+        rejected = await connection.execute(_REJECTED)
+        return {
+            "records": row.applied + row.duplicate + row.parked + row.rejected,
+            "applied": row.events + row.commands,
+            "duplicate": row.duplicate,
+            "late": row.late,
+            "voided": row.voided,
+            "parked": row.waiting,
+            "rejected": {reason: count for reason, count in rejected},
+        }
+
+
+_TOTALS = sa.text("""
+SELECT (SELECT coalesce(sum(applied), 0) FROM batch)::bigint AS applied,
+    (SELECT coalesce(sum(duplicate), 0) FROM batch)::bigint AS duplicate,
+    (SELECT coalesce(sum(parked), 0) FROM batch)::bigint AS parked,
+    (SELECT coalesce(sum(rejected), 0) FROM batch)::bigint AS rejected,
+    (SELECT count(*) FROM event WHERE state <> 1) AS events,
+    (SELECT count(*) FROM event WHERE counts_on IS NOT NULL) AS late,
+    (SELECT count(*) FROM event WHERE state = 2) AS voided,
+    (SELECT count(*) FROM command WHERE state = 'applied') AS commands,
+    (SELECT count(*) FROM parked) AS waiting
+""")
+_REJECTED = sa.text("SELECT reason, count(*) FROM reject GROUP BY reason ORDER BY reason")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 COMMAND_SECONDS = 60
 
+# From so many rows on COPY is faster than arrays, which the driver writes value by value.
+STAGED_ROWS_MIN = 200
+
 # A client cannot forget these: a lost member must not keep its locks, nor wait for ever.
 SERVER_SETTINGS = {
     "jit": "off",
@@ -109,25 +112,34 @@ _BEGIN = sa.text("SELECT 1")
 
 
 @lru_cache(maxsize=64)
-def _upsert_statement(table: sa.Table, returning: bool) -> str:  # noqa: FBT001
-    columns = [column for column in table.columns if column.identity is None and _is_written(column)]
-    names = ", ".join(f'"{column.name}"' for column in columns)
-    arrays = ", ".join(
-        f"${number}::{_sql_type(column)}[]" for number, column in enumerate(columns, start=1)
-    )
-    keys = [column.name for column in table.primary_key.columns]
-    others = [column.name for column in columns if column.name not in keys]
-    changes = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in others)
-    conflict = ", ".join(f'"{name}"' for name in keys)
-    action = f"ON CONFLICT ({conflict}) DO UPDATE SET {changes}" if returning else ""
-    return f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}) {action}'  # noqa: S608
+def _columns_of(table: sa.Table) -> list[str]:
+    return [column.name for column in table.columns if column.identity is None and _is_written(column)]
 
 
 def _is_written(column: sa.Column[Any]) -> bool:
     return not (column.server_default is not None and isinstance(column.type, sa.DateTime))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
+def _upsert_statements(table: sa.Table) -> tuple[str, str, str]:
+    """Write the statements that make a staging table, stage into it by arrays, and move it into its table."""
+    columns = _columns_of(table)
+    keys = [column.name for column in table.primary_key.columns]
+    names = ", ".join(f'"{name}"' for name in columns)
+    changes = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in columns if name not in keys)
+    conflict = ", ".join(f'"{name}"' for name in keys)
+    arrays = ", ".join(
+        f"${number}::{_sql_type(table.columns[name])}[]" for number, name in enumerate(columns, start=1)
+    )
+    action = f"ON CONFLICT ({conflict}) DO UPDATE SET {changes}"
+    staging = f"{table.name}_staged"
+    return (
+        f'CREATE TEMPORARY TABLE IF NOT EXISTS {staging} (LIKE "{table.name}") ON COMMIT DELETE ROWS',
+        f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}) {action}',  # noqa: S608
+        f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {staging} {action}',  # noqa: S608
+    )
+
+
 def _sql_type(column: sa.Column[Any]) -> str:
     return column.type.compile(dialect=pg.dialect())
 
@@ -135,14 +147,21 @@ def _sql_type(column: sa.Column[Any]) -> str:
 async def insert(driver: Any, table: sa.Table, rows: Sequence[Sequence[object]]) -> None:  # noqa: ANN401
     """Insert rows, whose values stand in the order of the table's columns."""
     if rows:
-        await driver.execute(_upsert_statement(table, False), *zip(*rows, strict=True))  # noqa: FBT003
+        await driver.copy_records_to_table(table.name, records=rows, columns=_columns_of(table))
 
 
 async def upsert(driver: Any, table: sa.Table, rows: Iterable[Sequence[object]]) -> None:  # noqa: ANN401
     """Insert rows, or give those that are there the new values. Each key may come once."""
     found = list(rows)
-    if found:
-        await driver.execute(_upsert_statement(table, True), *zip(*found, strict=True))  # noqa: FBT003
+    if not found:
+        return
+    staging, by_arrays, by_staging = _upsert_statements(table)
+    if len(found) < STAGED_ROWS_MIN:
+        await driver.execute(by_arrays, *zip(*found, strict=True))
+        return
+    await driver.execute(staging)
+    await driver.copy_records_to_table(f"{table.name}_staged", records=found, columns=_columns_of(table))
+    await driver.execute(by_staging)
 
 
 def any_of(column: ColumnElement[Any], values: Iterable[object]) -> ColumnElement[bool]:

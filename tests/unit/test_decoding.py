@@ -31,7 +31,6 @@ VOCABULARY = Vocabulary(
 NOON = instant_of(datetime(2025, 1, 15, 12, tzinfo=UTC))
 LONGEST = "가" * 255
 TOO_LONG = "a" * 256
-TOO_BIG = 2**63
 TWILIO = {"provider": "twilio"}
 GLOBAL = {"kind": "global_sms", "count": 1, "country": "US"}
 ONE_SEGMENT = GLOBAL | {"segments": 1}
@@ -454,8 +453,8 @@ def test_a_count_is_an_integer_in_its_bounds(kind, name, wrong):
         ("lot.purchased", PURCHASE | {"quantity": "2000"}),
         ("lot.purchased", PURCHASE | {"quantity": True}),
         ("lot.purchased", PURCHASE | {"quantity": None}),
-        ("lot.purchased", PURCHASE | {"quantity": TOO_BIG}),
-        ("lot.purchased", PURCHASE | {"quantity": -TOO_BIG - 1}),
+        ("lot.purchased", PURCHASE | {"quantity": 2**63}),
+        ("lot.purchased", PURCHASE | {"quantity": -(2**63) - 1}),
         ("lot.purchased", PURCHASE | {"quantity": 2**64}),
         ("lot.purchased", PURCHASE | {"renew": None}),
         ("lot.purchased", PURCHASE | {"renew": 1}),
@@ -501,7 +500,7 @@ def test_every_key_that_is_shown_is_required(kind, name):
         "0000-01-01",
         "2026-12-01T00:00:00Z",
         " 2026-12-01",
-        "２０２６-12-01",
+        "\uff12\uff10\uff12\uff16-12-01",
         20261201,
     ],
 )
@@ -514,8 +513,16 @@ def test_a_day_is_written_in_one_way_only(day):
 # What is malformed wherever it stands.
 
 
+@pytest.mark.parametrize("sign", [b"", b"-"])
 @pytest.mark.parametrize(
-    "number", [2**63, 2**64 - 1, 2**64, 10**30, 10**5000, -(2**63) - 1, -(2**64), -(10**5000)]
+    "digits",
+    [
+        b"9223372036854775809",
+        b"18446744073709551615",
+        b"18446744073709551616",
+        pytest.param(b"1" + b"0" * 300, id="301 digits"),
+        pytest.param(b"1" + b"0" * 5000, id="5001 digits"),
+    ],
 )
 @pytest.mark.parametrize(
     "place",
@@ -526,11 +533,11 @@ def test_a_day_is_written_in_one_way_only(day):
         b'{"note":[%b,"escaped \\" quote"]}',
     ],
 )
-def test_an_integer_that_does_not_fit_64_bits_is_malformed_anywhere(number, place):
-    digits = b"-" * (number < 0) + b"1" + b"0" * 5000 if abs(number) > 2**100 else b"%d" % number
-    data = (place % digits).replace(b'{"note"', b'{"actions": 3, "note"')
+def test_an_integer_that_does_not_fit_64_bits_is_malformed_anywhere(sign, digits, place):
+    odd = place % (sign + digits)
+    data = odd.replace(b'{"note"', b'{"actions": 3, "note"')
     in_data = json.dumps(an_event()).encode().replace(b'{"actions": 3}', data)
-    outside = json.dumps(an_event()).encode()[:-1] + b', "extension": ' + (place % digits) + b"}"
+    outside = json.dumps(an_event()).encode()[:-1] + b', "extension": ' + odd + b"}"
 
     assert rejection(in_data).reason == "malformed"
     assert rejection(outside).reason == "malformed"
@@ -675,7 +682,7 @@ def test_a_time_is_read_as_its_instant(text, moment):
         "9999-12-31T23:59:59-00:01",
         "+2025-01-15T12:00:00Z",
         "12025-01-15T12:00:00Z",
-        "２０２５-01-15T12:00:00Z",
+        "\uff12\uff10\uff12\uff15-01-15T12:00:00Z",
         "2025-01-15T12:00:00\N{MINUS SIGN}09:00",
         "\ud800",
         None,
@@ -841,6 +848,7 @@ def test_of_a_repeated_header_the_last_counts():
         ("ce_extension", b"\xff"),
         ("ce_extension", b"\0"),
         ("ce_specversion", b"0.3"),
+        ("ce_specversion", b""),
         ("ce_time", b"soon"),
         ("ce_subject", TOO_LONG.encode()),
     ],

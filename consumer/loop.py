@@ -1,0 +1,281 @@
+"""The hot path: fetch, record, advance. All control flow between Kafka and the books is here.
+
+    Kafka ──pump──> chunks of each partition ──lane──> batch ──> meter.record ──> advance
+              ^            (bounded)          (partition modulo lanes)               │
+              └─────────── claimed again, after a while: fenced, database away <─────┘
+
+A lane takes whatever has gathered as soon as it is free, so batches are as big as the backlog. A
+batch begins where the books are, not at its first record: logs have holes. Whatever goes wrong
+after a batch was begun, its outcome is unknown until the position has been read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import structlog
+
+from consumer import metrics
+from consumer.anchors import anchor_digest
+from consumer.partitions import backoff_seconds
+from consumer.progress import Marker, Progress
+from consumer.pump import MEBIBYTE, Pump
+from consumer.wall_clock import now_instant
+from metering.errors import Fenced, Rejected, Unavailable
+from metering.meter import Batch, Place, Record, Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from aiokafka import AIOKafkaConsumer
+
+    from consumer.partitions import Chunk, Held, Partitions
+    from consumer.settings import Settings
+    from metering.intake import Message
+    from metering.meter import Decode, Receipt
+
+FENCED_SECONDS_MAX = 1
+
+# Headers of dead letters that are sent through again begin with it.
+OWN_HEADER = "lotmeter-"
+
+_T = TypeVar("_T")
+log = structlog.get_logger()
+
+
+class Recorder(Marker, Protocol):
+    """What the loop needs from a meter; tests pass a simpler one."""
+
+    async def record(self, batch: Batch, *, now: int) -> Receipt:
+        """Record each event once."""
+
+
+class Stretch(NamedTuple):
+    """What a batch takes of one partition, in the order read; a partition can give several."""
+
+    held: Held
+    chunk: Chunk
+    records: list[Record]
+
+
+class Loop:
+    """Reads the partitions of this member into the books until it is told to stop."""
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        partitions: Partitions,
+        meter: Recorder,
+        decode: Decode,
+        *,
+        settings: Settings,
+        arrival: int,  # Microseconds: how far back the arrival of a record may lie.
+    ) -> None:
+        self._partitions = partitions
+        self._meter = meter
+        self._decode = decode
+        self._settings = settings
+        self._arrival = arrival
+        self.pump = Pump(consumer, partitions, settings=settings)
+        self._progress = Progress(consumer, partitions, meter, settings=settings)
+        self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
+        self._is_stopping = False
+        # When each batch that runs was begun, by the monotonic clock.
+        self.batch_since: dict[int, float] = {}
+
+    async def run(self) -> None:
+        """Read until `stop` is called and the batches that run are recorded."""
+        async with asyncio.TaskGroup() as tasks:
+            endless = [
+                tasks.create_task(self.pump.run()),
+                tasks.create_task(self._partitions.keep_loaded()),
+                tasks.create_task(self._progress.keep_telling_kafka()),
+                tasks.create_task(self._progress.keep_telling_the_books()),
+            ]
+            lanes = [tasks.create_task(self._work(lane)) for lane in range(self._settings.lanes)]
+            await asyncio.wait(lanes)
+            for task in endless:
+                task.cancel()
+        await self._progress.tell_kafka()
+
+    def stop(self) -> None:
+        """Begin no other batch."""
+        self._is_stopping = True
+        for news in self.pump.news:
+            news.set()
+
+    # Recording
+
+    async def _work(self, lane: int) -> None:
+        failures = 0
+        while not self._is_stopping:
+            self.pump.news[lane].clear()
+            self.batch_since[lane] = time.monotonic()
+            stretches = await self._gather(lane)
+            if not stretches:
+                del self.batch_since[lane]
+                if not self._is_stopping:
+                    await self.pump.news[lane].wait()
+                continue
+            partitions = list({stretch.held: None for stretch in stretches})
+            try:
+                await self._record(stretches, self.batch_since[lane])
+                failures = 0
+            except Fenced:
+                metrics.FENCED.inc()
+                metrics.BATCHES.labels("fenced").inc()
+                log.warning("fenced", partitions=len(partitions))
+                # Chance guards nothing here: two members shall not try again at the same time.
+                seconds = random.uniform(0, FENCED_SECONDS_MAX)  # noqa: S311
+                self._partitions.give_back(partitions, seconds=seconds)
+            except Unavailable as error:
+                failures += 1
+                reason = metrics.count_database_error(error)
+                metrics.DATABASE_RETRIES.labels(reason).inc()
+                metrics.BATCHES.labels("unavailable").inc()
+                log.warning("database_unavailable", reason=reason, failures=failures)
+                self._partitions.give_back(partitions, seconds=backoff_seconds(failures))
+            finally:
+                del self.batch_since[lane]
+                for held in partitions:
+                    held.is_busy = False
+
+    async def _gather(self, lane: int) -> list[Stretch]:
+        """Decode what has come for a lane, in turns: a chunk of each partition, oldest first."""
+        stretches: list[Stretch] = []
+        records = size = 0
+        while heads := [held for held in self.pump.of_lane(lane) if held.chunks]:
+            for held in sorted(heads, key=_first_time):
+                if not held.chunks:
+                    continue
+                chunk = held.chunks[0]
+                records += len(chunk.records)
+                size += chunk.bytes
+                is_full = records > self._settings.batch_records_max or size > self._bytes_max
+                if stretches and is_full:
+                    return stretches
+                held.is_busy = True
+                held.chunks.popleft()
+                stretches.append(Stretch(held, chunk, self._read(held, chunk)))
+                await asyncio.sleep(0)
+        return stretches
+
+    def _read(self, held: Held, chunk: Chunk) -> list[Record]:
+        assert held.claim is not None
+        topic, number, decode = held.tp.topic, held.claim.number, self._decode
+        now = now_instant()
+        earliest = now - self._arrival
+        records = []
+        for record in chunk.records:
+            found: Message | Rejected
+            headers = tuple(record.headers)
+            try:
+                found = decode(topic, record.value, headers)
+            except Rejected as rejected:
+                # Its traceback would keep everything that was read along with it.
+                found = rejected.with_traceback(None)
+            clock = min(now, max(earliest, record.timestamp * 1_000))
+            place = Place(number, record.offset)
+            records.append(
+                Record(place, clock, topic, record.key, record.value, tuple(record.headers), found)
+            )
+        return records
+
+    async def _record(self, stretches: Sequence[Stretch], since: float) -> None:
+        """Record a batch and advance. Raises Fenced and Unavailable."""
+        parts: dict[Held, list[Stretch]] = {}
+        for stretch in stretches:
+            # What was taken back since it was fetched is somebody else's.
+            if self._partitions.is_ready(stretch.held):
+                parts.setdefault(stretch.held, []).append(stretch)
+        if not parts:
+            return
+        slices = [self._slice(held, own) for held, own in parts.items()]
+        records = [
+            record for stretch in stretches if stretch.held in parts for record in stretch.records
+        ]
+        receipt = await _to_its_end(self._meter.record(Batch(slices, records), now=now_instant()))
+
+        # The books stand: only now is it safe to go on.
+        for held, part in zip(parts, slices, strict=True):
+            held.next_offset = part.to_offset
+        seconds = time.monotonic() - since
+        metrics.count(receipt)
+        metrics.BATCHES.labels("recorded").inc()
+        metrics.BATCH_SECONDS.observe(seconds)
+        metrics.BATCH_RECORDS.observe(len(records))
+        metrics.LAST_COMMIT.set_to_current_time()
+        metrics.observe_delays(records, now=now_instant())
+        log.debug("batch", records=len(records), partitions=len(parts), seconds=round(seconds, 3))
+        await self._halt_where_all_is_rejected(parts, receipt)
+
+    def _slice(self, held: Held, own: Sequence[Stretch]) -> Slice:
+        assert held.claim is not None
+        to_offset = own[-1].chunk.to_offset
+        anchor, read_up_to = None, 0
+        for stretch in own:
+            if stretch.records:
+                last = stretch.chunk.records[-1]
+                anchor = (last.offset, anchor_digest(last))
+                read_up_to = stretch.records[-1].clock
+        return Slice(
+            held.claim,
+            held.next_offset,
+            to_offset,
+            anchor,
+            max(read_up_to, self._progress.read_to_the_end(held, to_offset)),
+        )
+
+    async def _halt_where_all_is_rejected(
+        self, parts: Mapping[Held, Sequence[Stretch]], receipt: Receipt
+    ) -> None:
+        """Stop partitions where something is wrong at large: a bad release, a wrong topic."""
+        counted = {
+            held: [
+                record
+                for stretch in own
+                for record in stretch.records
+                if not (record.headers and _is_sent_again(record))
+            ]
+            for held, own in parts.items()
+        }
+        for held, records in counted.items():
+            topic = held.tp.topic
+            unreadable = sum([isinstance(record.found, Rejected) for record in records])
+            others = sum(
+                len(stretch.records)
+                for other, own in parts.items()
+                if other.tp.topic == topic
+                for stretch in own
+            ) - len(records)
+            # The books tell rejects by topic: so many at least are of this partition.
+            held.records_seen += len(records)
+            held.records_rejected += max(unreadable, receipt.outcomes[topic, "rejected"] - others)
+            if held.records_seen < self._settings.breaker_records_min:
+                continue
+            percent = 100 * held.records_rejected / held.records_seen
+            held.records_seen = held.records_rejected = 0
+            if percent >= self._settings.breaker_reject_percent:
+                await self._partitions.halt(held, f"{percent:.0f} % of its records were rejected")
+
+
+def _first_time(held: Held) -> int:
+    records = held.chunks[0].records
+    return int(records[0].timestamp) if records else 0
+
+
+def _is_sent_again(record: Record) -> bool:
+    return any(name.startswith(OWN_HEADER) for name, _ in record.headers)
+
+
+async def _to_its_end(work: Coroutine[None, None, _T]) -> _T:
+    """Await what must not be cancelled: its outcome would be unknown. It has time limits itself."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

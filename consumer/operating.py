@@ -1,0 +1,125 @@
+"""Commands that set the system up, run it, feed it and show it: migrate, topics, check, run, send, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from consumer.terminal import (
+    FINDING,
+    WRONG_USAGE,
+    JsonOption,
+    Stop,
+    catalog_of,
+    engine_of,
+    print_json,
+    run,
+    settings_for,
+)
+
+
+def run_consumer() -> None:
+    """Read the topics into the books until told to stop."""
+    from consumer import service  # noqa: PLC0415
+
+    settings = settings_for()
+    catalog_of(settings)
+    raise typer.Exit(run(service.run(settings)))
+
+
+def migrate(
+    create_roles: Annotated[
+        bool, typer.Option("--create-roles", help="Create the roles that the settings name, if missing.")
+    ] = False,  # noqa: FBT002
+) -> None:
+    """Bring the database schema up to date, as its owner, and grant to the roles that the settings name."""
+    from metering.storage import schema  # noqa: PLC0415
+
+    settings = settings_for(kafka=False)
+
+    async def work() -> str:
+        engine = engine_of(settings)
+        try:
+            revision = await schema.migrate(engine, settings.database_schema)
+            await schema.grant(
+                engine,
+                settings.database_schema,
+                app=settings.database_app_role,
+                reader=settings.database_reader_role,
+                create_roles=create_roles,
+            )
+            return revision
+        finally:
+            await engine.dispose()
+
+    try:
+        revision = run(work())
+    except ValueError as error:
+        raise Stop(str(error)) from None
+    print(f"schema {settings.database_schema} is at {revision}")
+
+
+def topics(
+    partitions: Annotated[int, typer.Option("--partitions", min=1, max=10_000, help="Of each topic that is read.")] = 8,
+    replication: Annotated[int, typer.Option("--replication", min=1, max=10, help="Copies of each.")] = 1,
+) -> None:
+    """Create the topics that are missing, keyed and retained as they must be."""
+    from consumer import topics as topic_plan  # noqa: PLC0415
+
+    settings = settings_for(database=False)
+    created = run(topic_plan.create_missing(settings, partitions=partitions, replication=replication))
+    print("created " + ", ".join(created) if created else "all topics are there")
+
+
+def check() -> None:
+    """Read the settings, reach broker and database, and say what is wrong."""
+    from consumer import checks  # noqa: PLC0415
+
+    settings = settings_for()
+    catalog_of(settings)
+    problems = run(checks.problems_of(settings))
+    for problem in problems[1:]:
+        print(problem)
+    if problems:
+        raise Stop(problems[0], FINDING)
+    print("all is well: settings, broker, topics, database, schema, grants")
+
+
+def send(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="One JSON object a line, with topic and event.")],
+) -> None:
+    """Publish a file of messages to their topics."""
+    from consumer import sending, simulate  # noqa: PLC0415
+
+    settings = settings_for(database=False)
+    try:
+        lines = simulate.read_scenario(file)
+    except simulate.WrongScenario as error:
+        raise Stop(str(error), WRONG_USAGE) from None
+    except OSError as error:
+        raise Stop(f"{file} cannot be read: {error.strerror}", WRONG_USAGE) from None
+    count = run(sending.send(settings, (sending.message_of(settings, line) for line in lines)))
+    print(f"sent {count} messages")
+
+
+def demo(
+    events: Annotated[int, typer.Option("--events", min=1, max=100_000_000, help="Usage events to stream.")] = 200_000,
+    channels: Annotated[int, typer.Option("--channels", min=1, max=1_000_000, help="Channels that use them.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same traffic.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay until Ctrl-C, with /metrics.")] = False,  # noqa: FBT002
+    json: JsonOption = False,  # noqa: FBT002
+) -> None:
+    """Show the whole system at work, with a broker and a database of its own."""
+    from consumer import demo as show  # noqa: PLC0415
+    from consumer.embedded import EmbeddedServerUnavailable  # noqa: PLC0415
+
+    try:
+        document = run(show.demo(events=events, channels=channels, seed=seed, keep=keep, quiet=json))
+    except EmbeddedServerUnavailable as error:
+        raise Stop(str(error)) from None
+    if json:
+        print_json(document)
+    if not document["verify"]["ok"]:
+        raise typer.Exit(FINDING)

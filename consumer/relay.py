@@ -1,0 +1,194 @@
+"""Sends what the books have to say to others: from the outbox to topics, at least once.
+
+A message leaves the outbox only after Kafka has it. A topic that is dead makes the outbox grow and
+an alert go off; it never stops metering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from consumer import metrics
+from consumer.brokers import kafka_options
+from consumer.partitions import backoff_seconds
+from metering.errors import Unavailable
+from metering.storage import outbox_store
+from metering.storage.database import transaction
+from metering.storage.tables import outbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from consumer.settings import Settings
+    from metering.storage.outbox_store import OutboxMessage
+
+# How often to look whether there is something.
+LOOK_SECONDS = 0.5
+
+# The rows stay locked until Kafka has answered; the database ends idle transactions after 15 s.
+SEND_SECONDS_MAX = 10
+
+STOP_SECONDS_MAX = 5
+
+# Larger than any sensible message: what a topic takes is for its own setting to say.
+REQUEST_BYTES_MAX = 16 << 20
+
+DETAIL_HEADER = "lotmeter-detail"
+OWN_HEADER = "lotmeter-"
+
+log = structlog.get_logger()
+
+
+class NotSent(Exception):
+    """Some messages stay in the outbox for now; names what was wrong with the first."""
+
+
+class Relay:
+    """Empties the outbox. Every member may: each takes other messages."""
+
+    def __init__(self, engine: AsyncEngine, *, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._topics = {
+            "notices": settings.notices_topic,
+            "statements": settings.statements_topic,
+            "dead_letters": settings.dead_letters_topic,
+        }
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Send until `stop` is called and nothing is left that can be sent."""
+        failures = 0
+        while True:
+            try:
+                await self._show()
+                async with self._producer() as producer:
+                    while True:
+                        sent = await self._send_some(producer)
+                        failures = 0
+                        if not sent:
+                            if self._stopped.is_set():
+                                return
+                            await self._rest(LOOK_SECONDS)
+                        await self._show()
+            except Unavailable as error:
+                reason = metrics.count_database_error(error)
+                metrics.DATABASE_RETRIES.labels(reason).inc()
+            except NotSent as error:
+                reason = str(error)
+            except (KafkaError, OSError, TimeoutError) as error:
+                reason = type(error).__name__
+            failures += 1
+            log.warning("outbox_not_sent", reason=reason, failures=failures)
+            if self._stopped.is_set():
+                # The next member sends it.
+                return
+            await self._rest(backoff_seconds(failures))
+
+    def stop(self) -> None:
+        """Send what there is and come to an end."""
+        self._stopped.set()
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+
+    @asynccontextmanager
+    async def _producer(self) -> AsyncIterator[AIOKafkaProducer]:
+        # A new one after each failure: nothing that was not answered is left in its buffers.
+        producer = AIOKafkaProducer(
+            **kafka_options(self._settings), acks="all", max_request_size=REQUEST_BYTES_MAX
+        )
+        try:
+            await producer.start()
+            yield producer
+        finally:
+            # It waits for what it cannot send.
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS_MAX):
+                    await producer.stop()
+
+    async def _send_some(self, producer: AIOKafkaProducer) -> int:
+        """Send the oldest messages and remove those that Kafka has; returns how many they were."""
+        async with transaction(self._engine) as connection:
+            messages = await outbox_store.take(
+                connection, messages_max=self._settings.relay_messages_max
+            )
+            results = await self._send(producer, messages)
+            sent = [number for number, result in results.items() if isinstance(result, str)]
+            await outbox_store.remove(connection, sent)
+        failures = [result for result in results.values() if not isinstance(result, str)]
+        for message in messages:
+            result = results[message.number]
+            label = result if isinstance(result, str) else "failed"
+            metrics.RELAYED.labels(message.destination, label).inc()
+        if failures:
+            raise NotSent(type(failures[0]).__name__)
+        return len(sent)
+
+    async def _send(
+        self, producer: AIOKafkaProducer, messages: Sequence[OutboxMessage]
+    ) -> dict[int, str | BaseException]:
+        """Send messages at the same time; returns what became of each, or why it was not sent."""
+        tasks = [asyncio.create_task(self._send_one(producer, message)) for message in messages]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=SEND_SECONDS_MAX)
+            for task in late:
+                task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        return {message.number: result for message, result in zip(messages, found, strict=True)}
+
+    async def _send_one(self, producer: AIOKafkaProducer, message: OutboxMessage) -> str:
+        """Send a message; of one that is too large, what says why it is here."""
+        try:
+            await self._offer(producer, message)
+        except MessageSizeTooLargeError:
+            try:
+                await self._offer(producer, _without_value(message))
+            except MessageSizeTooLargeError:
+                await self._offer(producer, _without_original(message))
+            return "cut"
+        return "sent"
+
+    async def _offer(self, producer: AIOKafkaProducer, message: OutboxMessage) -> None:
+        answer = await producer.send(
+            self._topics[message.destination],
+            message.value,
+            key=message.key,
+            headers=list(message.headers),
+        )
+        await answer
+
+    async def _show(self) -> None:
+        async with transaction(self._engine) as connection:
+            metrics.OUTBOX_AGE.set(await outbox_store.oldest_age_seconds(connection))
+            rows = await connection.execute(
+                sa.select(outbox.c.destination, sa.func.count()).group_by(outbox.c.destination)
+            )
+            waiting = {row[0]: int(row[1]) for row in rows}
+        for destination in self._topics:
+            metrics.OUTBOX_BACKLOG.labels(destination).set(waiting.get(destination, 0))
+
+
+def _without_value(message: OutboxMessage) -> OutboxMessage:
+    cut = f"the value of {len(message.value or b'')} bytes was too large for this topic: cut out"
+    details = [value for name, value in message.headers if name == DETAIL_HEADER and value]
+    detail = b"; ".join([*details, cut.encode()])
+    others = tuple(header for header in message.headers if header[0] != DETAIL_HEADER)
+    return message._replace(value=None, headers=(*others, (DETAIL_HEADER, detail)))
+
+
+def _without_original(message: OutboxMessage) -> OutboxMessage:
+    cut = _without_value(message)
+    own = tuple(header for header in cut.headers if header[0].startswith(OWN_HEADER))
+    return cut._replace(key=None, headers=own)

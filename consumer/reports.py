@@ -1,0 +1,171 @@
+"""What people see in the terminal: prices, statements, lots, findings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from metering.errors import Refused
+from metering.lifecycle import check_quantity
+from metering.prices import quote
+from metering.quantities import amount_text, quantity_of, quantity_text
+from metering.statements import SOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
+    from decimal import Decimal
+
+    from metering.catalog import Catalog, Product
+    from metering.prices import PricedRange
+
+Document = dict[str, Any]
+
+console = Console(highlight=False)
+
+# Differences that are printed; --json has them all.
+DIFFERENCES_MAX = 20
+
+
+def quote_document(catalog: Catalog, product: Product, quantity: int, *, on: date) -> Document:
+    """Write the price of a purchase."""
+    try:
+        check_quantity(product, quantity)
+        refused = None
+    except Refused as error:
+        refused = error.reason
+    price = quote(catalog, product, quantity_of(quantity), on=on)
+    return {
+        "product": product.name,
+        "quantity": str(quantity),
+        "on": on.isoformat(),
+        "ranges": [_range(part) for part in price.ranges],
+        "month_price": _amount(price.month),
+        "discount_percent": str(price.discount_percent),
+        "price": _amount(price.total),
+        "refused": refused,
+    }
+
+
+def _range(part: PricedRange) -> Document:
+    return {
+        "from": quantity_text(part.above + 1000),
+        "to": None if part.up_to is None else quantity_text(part.up_to),
+        "quantity": quantity_text(part.quantity),
+        "each": str(part.each),
+        "amount": amount_text(part.amount),
+    }
+
+
+def _amount(amount: Decimal | None) -> str | None:
+    return None if amount is None else amount_text(amount)
+
+
+def show_quote(document: Document) -> None:
+    """Show the price of a purchase by range."""
+    product, quantity = document["product"], int(document["quantity"])
+    if document["price"] is None:
+        console.print(f"{product} has no published price: ask whoever sells it.")
+        return
+    table = Table(title=f"{quantity:,} {product}, bought on {document['on']}")
+    for heading in ("range", "quantity", "each", "amount"):
+        table.add_column(heading, justify="right")
+    for part in document["ranges"]:
+        upper = "and up" if part["to"] is None else f"to {part['to']}"
+        table.add_row(f"{part['from']} {upper}", part["quantity"], f"${part['each']}", f"${part['amount']}")
+    console.print(table)
+    if document["month_price"] is not None:
+        console.print(f"a month  ${document['month_price']}")
+        console.print(f"a year   ${document['price']} (12 months, less {document['discount_percent']} %)")
+    else:
+        console.print(f"in all   ${document['price']}")
+
+
+def show_simulation(document: Document) -> None:
+    """Show what a scenario came to."""
+    outcomes = document["outcomes"]
+    console.print(f"as of {document['as_of']}: " + _outcome_words(outcomes))
+    for channel, books in document["channels"].items():
+        show_cycles(channel, books["cycles"])
+        show_lots(channel, books)
+
+
+def _outcome_words(outcomes: Mapping[str, Any]) -> str:
+    rejected = sum(outcomes["rejected"].values())
+    words = [f"{outcomes[name]} {name}" for name in ("applied", "duplicate", "late", "parked")]
+    return ", ".join([*words, f"{rejected} rejected"])
+
+
+def show_cycles(channel: str, cycles: Iterable[Document]) -> None:
+    """Show what cycles came to."""
+    for cycle in cycles:
+        state = "closed" if cycle["closed"] else "open"
+        table = Table(title=f"{channel}, {cycle['starts_on']} to {cycle['ends_on']} ({state})")
+        table.add_column("product")
+        for heading in ("usage", *SOURCES, "amount", "over limit"):
+            table.add_column(heading, justify="right")
+        for product, sums in cycle["products"].items():
+            amount = sums["postpaid_amount"]
+            table.add_row(
+                product,
+                sums["usage"],
+                *(_dash(sums[source]) for source in SOURCES),
+                "no price" if amount is None else f"${amount}",
+                _dash(sums["over_limit"]),
+            )
+        if cycle["products"]:
+            console.print(table)
+        else:
+            console.print(f"{channel}, {cycle['starts_on']} to {cycle['ends_on']} ({state}): no usage")
+
+
+def show_lots(channel: str, document: Document) -> None:
+    """Show the lots of a channel with their months."""
+    for lot in document["lots"]:
+        show_lot(channel, lot)
+    for reservation in document["reservations"]:
+        when = reservation["executes_on"] or "when the trial is over"
+        console.print(
+            f"reserved: {reservation['lot']}, {reservation['quantity']} {reservation['product']}, bought {when}"
+        )
+    for period in document.get("ranges", ()):
+        console.print(
+            f"{period['product']}, {period['from']} to {period['to']}: {period['monthly']} a month,"
+            f" at least {period['minimum']}, at most {period['maximum']}"
+        )
+
+
+def show_lot(channel: str, lot: Document) -> None:
+    """Show one lot with its months."""
+    price = "no price" if lot["price"] is None else f"${lot['price']}"
+    title = (
+        f"{channel}, lot {lot['lot']}: {lot['quantity']} {lot['product']}, {lot['starts_on']} to {lot['ends_on']}, "
+        f"{lot['state']}, {price}, pool {lot['pool']}"
+    )
+    if not lot["windows"]:
+        console.print(title)
+        return
+    table = Table(title=title)
+    table.add_column("window")
+    columns = ("own", "carried", "borrowed", "minimum", "lent")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for window in lot["windows"]:
+        table.add_row(window["starts_on"], *(_dash(window[column]) for column in columns))
+    console.print(table)
+
+
+def show_verification(is_ok: bool, checked: Mapping[str, int], differences: Sequence[str]) -> None:  # noqa: FBT001
+    """Show what was checked, and what does not agree."""
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items() if count)
+    console.print(f"verify: {'ok' if is_ok else 'NOT OK'} ({counts})")
+    for difference in differences[:DIFFERENCES_MAX]:
+        console.print(f"  {difference}", markup=False)
+    if len(differences) > DIFFERENCES_MAX:
+        console.print(f"  and {len(differences) - DIFFERENCES_MAX} more")
+
+
+def _dash(quantity: str) -> str:
+    return "-" if quantity == "0" else quantity

@@ -1,0 +1,73 @@
+"""Publish messages of our own: scenario files, commands, the traffic of the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from consumer.brokers import kafka_options
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from consumer.settings import Settings
+    from consumer.simulate import Line
+
+# Messages that are on their way at a time.
+UNDERWAY_MAX = 5_000
+
+
+class Outgoing(NamedTuple):
+    """A message for a topic."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def message_of(settings: Settings, line: Line) -> Outgoing:
+    """Make a message of a line of a scenario file; its key is the channel, where that can be read."""
+    try:
+        subject = orjson.loads(line.value).get("subject")
+    except (ValueError, AttributeError):
+        subject = None
+    key = subject.encode() if isinstance(subject, str) else None
+    topic = settings.commands_topic if line.topic == "billing.commands" else line.topic
+    return Outgoing(topic, key, line.value)
+
+
+@contextlib.asynccontextmanager
+async def producing(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:  # noqa: ANN401
+    """Yield a producer that waits until every replica in sync has a message."""
+    producer = AIOKafkaProducer(**kafka_options(settings), acks="all", max_request_size=2**20, **options)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def send(
+    settings: Settings, messages: Iterable[Outgoing], *, progress: Callable[[int], None] | None = None
+) -> int:
+    """Send messages and wait until the broker has them all; returns how many there were."""
+    count = 0
+    async with producing(settings, linger_ms=20, max_batch_size=2**18) as producer:
+        underway: list[asyncio.Future[Any]] = []
+        for message in messages:
+            underway.append(
+                await producer.send(message.topic, message.value, key=message.key, headers=list(message.headers))
+            )
+            count += 1
+            if len(underway) >= UNDERWAY_MAX:
+                await asyncio.gather(*underway)
+                underway.clear()
+                if progress is not None:
+                    progress(count)
+        await asyncio.gather(*underway)
+    return count
