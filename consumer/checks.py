@@ -40,7 +40,12 @@ async def _broker_problems(settings: Settings) -> list[str]:
         return [f"no broker answers at {settings.kafka_servers}: {type(error).__name__}"]
     finally:
         await admin.close()
-    wanted = (*settings.topics, settings.notices_topic, settings.statements_topic, settings.dead_letters_topic)
+    wanted = (
+        *settings.topics,
+        settings.notices_topic,
+        settings.statements_topic,
+        settings.dead_letters_topic,
+    )
     missing = [topic for topic in wanted if topic not in known]
     return [f"topics are missing: {', '.join(missing)}; run lotmeter topics"] if missing else []
 
@@ -50,7 +55,9 @@ async def _database_problems(settings: Settings) -> list[str]:
     try:
         current, wanted = await schema.revision_of(engine)
         if current != wanted:
-            return [f"the schema is at {current or 'nothing'}, not at {wanted}: run lotmeter migrate"]
+            return [
+                f"the schema is at {current or 'nothing'}, not at {wanted}: run lotmeter migrate"
+            ]
         return await _grant_problems(engine)
     except (DBAPIError, Unavailable) as error:
         return [f"the database does not answer: {describe(error)}; see LOTMETER_DATABASE_URL"]
@@ -73,8 +80,14 @@ async def _grant_problems(engine: AsyncEngine) -> list[str]:
                 {"table": table, "right": right},
             )
             if not allowed:
-                problems.append(f"the database role may not {right} on {table}: run lotmeter migrate as owner")
-        temporary = sa.text("SELECT has_database_privilege(current_user, current_database(), 'TEMP')")
+                problems.append(
+                    f"the database role may not {right} on {table}: run lotmeter migrate as owner"
+                )
+        temporary = sa.text(
+            "SELECT has_database_privilege(current_user, current_database(), 'TEMP')"
+        )
         if not await connection.scalar(temporary):
-            problems.append("the database role may not make temporary tables: run lotmeter migrate as owner")
+            problems.append(
+                "the database role may not make temporary tables: run lotmeter migrate as owner"
+            )
     return problems

@@ -65,7 +65,9 @@ async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool
         try:
             await schema.migrate(engine, settings.database_schema)
             await topics.create_missing(settings, partitions=PARTITIONS, replication=1)
-            traffic = Traffic(events=events, channels=channels, seed=seed, now=now_instant(), catalog=catalog)
+            traffic = Traffic(
+                events=events, channels=channels, seed=seed, now=now_instant(), catalog=catalog
+            )
             async with _consumer(environ) as consumer:
                 await _send(settings, traffic.commands())
                 await _until_ready(engine, consumer, channels, traffic.manifest.records)
@@ -94,7 +96,12 @@ async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool
 async def _consumer(environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the consumer in a process of its own, as in production, and stop it as a supervisor would."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "consumer", "run", env={**os.environ, **environ}, start_new_session=True
+        sys.executable,
+        "-m",
+        "consumer",
+        "run",
+        env={**os.environ, **environ},
+        start_new_session=True,
     )
     try:
         yield process

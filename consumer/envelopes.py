@@ -47,8 +47,9 @@ _USUAL_SHAPES = frozenset(
     for fraction in (b"", b".000", b".000000", b".000000000")
     for zone in (b"Z", b"+00:00", b"-00:00")
 )
-_FIRST_INSTANT = instant_of(datetime.min.replace(tzinfo=UTC))
-_LAST_INSTANT = instant_of(datetime.max.replace(tzinfo=UTC))
+# With room for a zone, a lot and a cycle before and after.
+_FIRST_INSTANT = instant_of(datetime(2, 1, 1, tzinfo=UTC))
+_LAST_INSTANT = instant_of(datetime(9997, 1, 1, tzinfo=UTC))
 
 
 def attributes_of(value: bytes | None, headers: Headers) -> Fields:
@@ -102,7 +103,7 @@ def _parse(value: bytes) -> object:
 def _integers_fit(value: bytes) -> bool:
     # Short enough for Python to read: the parser refuses numbers that are no finite float.
     return all(
-        -(2**63) <= int(number) < 2**63
+        -(2**63) <= int(number) < 2**64
         for number in _NUMBER.findall(_STRING.sub(b"", value))
         if number.removeprefix(b"-").isdigit()
     )

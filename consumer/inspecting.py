@@ -27,10 +27,21 @@ from metering.catalog import PRODUCTS
 from metering.storage import book_store
 from metering.verification import verify as prove
 
+
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="One JSON object a line.")],
-    as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Move the clock to here at the end.")] = None,
-    database: Annotated[str | None, typer.Option("--database", metavar="URL", help="Use this server in place of an embedded one, in a schema that is dropped at the end.")] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="TIME", help="Move the clock to here at the end."),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="Use this server in place of an embedded one, in a schema that is dropped at the end.",
+        ),
+    ] = None,
     json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Print the books of a scenario, with the clock under control."""
@@ -43,7 +54,14 @@ def simulate(
         raise Stop("--as-of must be a time with an offset, like 2025-01-01T00:00:00Z", WRONG_USAGE)
     try:
         lines = simulation.read_scenario(file)
-        books = run(simulation.simulate(lines, catalog_of(settings_for(kafka=False, database=False)), as_of=end, database_url=database))
+        books = run(
+            simulation.simulate(
+                lines,
+                catalog_of(settings_for(kafka=False, database=False)),
+                as_of=end,
+                database_url=database,
+            )
+        )
     except simulation.WrongScenario as error:
         raise Stop(str(error), WRONG_USAGE) from None
     except OSError as error:
@@ -60,16 +78,28 @@ def simulate(
 
 def quote(
     product: ProductArgument,
-    quantity: Annotated[int, typer.Argument(metavar="QUANTITY", help="Units a month; of pu all units.")],
-    on: Annotated[str | None, typer.Option("--on", metavar="DATE", help="As of this day; today if absent.")] = None,
+    quantity: Annotated[
+        int, typer.Argument(metavar="QUANTITY", help="Units a month; of pu all units.")
+    ],
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="DATE", help="As of this day; today if absent.")
+    ] = None,
     json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Print the price of a purchase: a month and a year, by range."""
     if product not in PRODUCTS:
         raise Stop(f"there is no product {product}: choose from {', '.join(PRODUCTS)}", WRONG_USAGE)
-    document = reports.quote_document(catalog_of(settings_for(kafka=False, database=False)), PRODUCTS[product], quantity, on=day_from(on))
+    document = reports.quote_document(
+        catalog_of(settings_for(kafka=False, database=False)),
+        PRODUCTS[product],
+        quantity,
+        on=day_from(on),
+    )
     if document["refused"] is not None:
-        raise Stop(f"{document['refused']}: {product} is bought from {PRODUCTS[product].purchase_min:,} to {PRODUCTS[product].purchase_max:,}", FINDING)
+        raise Stop(
+            f"{document['refused']}: {product} is bought from {PRODUCTS[product].purchase_min:,} to {PRODUCTS[product].purchase_max:,}",
+            FINDING,
+        )
     if json:
         print_json(document)
     else:
@@ -78,14 +108,19 @@ def quote(
 
 def statement(
     channel: ChannelArgument,
-    cycle: Annotated[str | None, typer.Option("--cycle", metavar="DATE", help="Only the cycle that holds this day.")] = None,
+    cycle: Annotated[
+        str | None,
+        typer.Option("--cycle", metavar="DATE", help="Only the cycle that holds this day."),
+    ] = None,
     json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Print what the cycles of a channel came to."""
     day = day_from(cycle) if cycle is not None else None
     document = channel_document(channel)
     cycles = [
-        each for each in document["cycles"] if day is None or each["starts_on"] <= day.isoformat() <= each["ends_on"]
+        each
+        for each in document["cycles"]
+        if day is None or each["starts_on"] <= day.isoformat() <= each["ends_on"]
     ]
     if not cycles:
         raise Stop(f"channel {channel} has no cycle that holds {cycle}", FINDING)
@@ -105,7 +140,9 @@ def lots(channel: ChannelArgument, json: JsonOption = False) -> None:  # noqa: F
 
 
 def verify(
-    full: Annotated[bool, typer.Option("--full", help="Everything that is kept, closed cycles too.")] = False,  # noqa: FBT002
+    full: Annotated[
+        bool, typer.Option("--full", help="Everything that is kept, closed cycles too.")
+    ] = False,  # noqa: FBT002
     json: JsonOption = False,  # noqa: FBT002
 ) -> None:
     """Prove the books: recompute them from the records of the events."""
@@ -113,7 +150,9 @@ def verify(
     catalog = catalog_of(settings)
     report = with_engine(settings, lambda engine: prove(engine, catalog, full=full))
     if json:
-        print_json({"ok": report.is_ok, "checked": report.checked, "differences": report.differences})
+        print_json(
+            {"ok": report.is_ok, "checked": report.checked, "differences": report.differences}
+        )
     else:
         reports.show_verification(report.is_ok, report.checked, report.differences)
     if not report.is_ok:
@@ -125,7 +164,8 @@ def channel_document(channel: str) -> dict[str, Any]:
     settings = settings_for(kafka=False)
     catalog = catalog_of(settings)
     document = with_engine(
-        settings, lambda engine: book_store.read_channel(engine, catalog, channel, clock=now_instant())
+        settings,
+        lambda engine: book_store.read_channel(engine, catalog, channel, clock=now_instant()),
     )
     if document is None:
         raise Stop(f"channel {channel} is not registered")

@@ -31,7 +31,8 @@ def run_consumer() -> None:
 
 def migrate(
     create_roles: Annotated[
-        bool, typer.Option("--create-roles", help="Create the roles that the settings name, if missing.")
+        bool,
+        typer.Option("--create-roles", help="Create the roles that the settings name, if missing."),
     ] = False,  # noqa: FBT002
 ) -> None:
     """Bring the database schema up to date, as its owner, and grant to the roles that the settings name."""
@@ -62,14 +63,20 @@ def migrate(
 
 
 def topics(
-    partitions: Annotated[int, typer.Option("--partitions", min=1, max=10_000, help="Of each topic that is read.")] = 8,
-    replication: Annotated[int, typer.Option("--replication", min=1, max=10, help="Copies of each.")] = 1,
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, max=10_000, help="Of each topic that is read.")
+    ] = 8,
+    replication: Annotated[
+        int, typer.Option("--replication", min=1, max=10, help="Copies of each.")
+    ] = 1,
 ) -> None:
     """Create the topics that are missing, keyed and retained as they must be."""
     from consumer import topics as topic_plan  # noqa: PLC0415
 
     settings = settings_for(database=False)
-    created = run(topic_plan.create_missing(settings, partitions=partitions, replication=replication))
+    created = run(
+        topic_plan.create_missing(settings, partitions=partitions, replication=replication)
+    )
     print("created " + ", ".join(created) if created else "all topics are there")
 
 
@@ -88,7 +95,9 @@ def check() -> None:
 
 
 def send(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="One JSON object a line, with topic and event.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="One JSON object a line, with topic and event.")
+    ],
 ) -> None:
     """Publish a file of messages to their topics."""
     from consumer import sending, simulate  # noqa: PLC0415
@@ -105,8 +114,12 @@ def send(
 
 
 def demo(
-    events: Annotated[int, typer.Option("--events", min=1, max=100_000_000, help="Usage events to stream.")] = 200_000,
-    channels: Annotated[int, typer.Option("--channels", min=1, max=1_000_000, help="Channels that use them.")] = 200,
+    events: Annotated[
+        int, typer.Option("--events", min=1, max=100_000_000, help="Usage events to stream.")
+    ] = 200_000,
+    channels: Annotated[
+        int, typer.Option("--channels", min=1, max=1_000_000, help="Channels that use them.")
+    ] = 200,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same traffic.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Stay until Ctrl-C, with /metrics.")] = False,  # noqa: FBT002
     json: JsonOption = False,  # noqa: FBT002
@@ -116,7 +129,9 @@ def demo(
     from consumer.embedded import EmbeddedServerUnavailable  # noqa: PLC0415
 
     try:
-        document = run(show.demo(events=events, channels=channels, seed=seed, keep=keep, quiet=json))
+        document = run(
+            show.demo(events=events, channels=channels, seed=seed, keep=keep, quiet=json)
+        )
     except EmbeddedServerUnavailable as error:
         raise Stop(str(error)) from None
     if json:

@@ -74,11 +74,15 @@ def show_quote(document: Document) -> None:
         table.add_column(heading, justify="right")
     for part in document["ranges"]:
         upper = "and up" if part["to"] is None else f"to {part['to']}"
-        table.add_row(f"{part['from']} {upper}", part["quantity"], f"${part['each']}", f"${part['amount']}")
+        table.add_row(
+            f"{part['from']} {upper}", part["quantity"], f"${part['each']}", f"${part['amount']}"
+        )
     console.print(table)
     if document["month_price"] is not None:
         console.print(f"a month  ${document['month_price']}")
-        console.print(f"a year   ${document['price']} (12 months, less {document['discount_percent']} %)")
+        console.print(
+            f"a year   ${document['price']} (12 months, less {document['discount_percent']} %)"
+        )
     else:
         console.print(f"in all   ${document['price']}")
 
@@ -118,7 +122,9 @@ def show_cycles(channel: str, cycles: Iterable[Document]) -> None:
         if cycle["products"]:
             console.print(table)
         else:
-            console.print(f"{channel}, {cycle['starts_on']} to {cycle['ends_on']} ({state}): no usage")
+            console.print(
+                f"{channel}, {cycle['starts_on']} to {cycle['ends_on']} ({state}): no usage"
+            )
 
 
 def show_lots(channel: str, document: Document) -> None:
@@ -159,7 +165,9 @@ def show_lot(channel: str, lot: Document) -> None:
 
 def show_verification(is_ok: bool, checked: Mapping[str, int], differences: Sequence[str]) -> None:  # noqa: FBT001
     """Show what was checked, and what does not agree."""
-    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items() if count)
+    counts = ", ".join(
+        f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items() if count
+    )
     console.print(f"verify: {'ok' if is_ok else 'NOT OK'} ({counts})")
     for difference in differences[:DIFFERENCES_MAX]:
         console.print(f"  {difference}", markup=False)

@@ -44,7 +44,9 @@ def message_of(settings: Settings, line: Line) -> Outgoing:
 @contextlib.asynccontextmanager
 async def producing(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:  # noqa: ANN401
     """Yield a producer that waits until every replica in sync has a message."""
-    producer = AIOKafkaProducer(**kafka_options(settings), acks="all", max_request_size=2**20, **options)
+    producer = AIOKafkaProducer(
+        **kafka_options(settings), acks="all", max_request_size=2**20, **options
+    )
     await producer.start()
     try:
         yield producer
@@ -53,7 +55,10 @@ async def producing(settings: Settings, **options: Any) -> AsyncIterator[AIOKafk
 
 
 async def send(
-    settings: Settings, messages: Iterable[Outgoing], *, progress: Callable[[int], None] | None = None
+    settings: Settings,
+    messages: Iterable[Outgoing],
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Send messages and wait until the broker has them all; returns how many there were."""
     count = 0
@@ -61,7 +66,9 @@ async def send(
         underway: list[asyncio.Future[Any]] = []
         for message in messages:
             underway.append(
-                await producer.send(message.topic, message.value, key=message.key, headers=list(message.headers))
+                await producer.send(
+                    message.topic, message.value, key=message.key, headers=list(message.headers)
+                )
             )
             count += 1
             if len(underway) >= UNDERWAY_MAX:

@@ -112,7 +112,10 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
 
         health = Health(lambda: _why_not_ready(partitions, stop))
         port = await stack.enter_async_context(health.serving(*settings.http_endpoint))
-        await stack.enter_async_context(_membership(consumer, partitions, settings))
+        consumer.subscribe(settings.topics, listener=partitions)
+        await stack.enter_async_context(_membership(consumer, stop))
+        if stop.is_set():
+            return
         log.info("started", owner=owner, http_port=port, topics=settings.topics)
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watchdogs.run())
@@ -198,18 +201,18 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
 
 
 @asynccontextmanager
-async def _membership(
-    consumer: AIOKafkaConsumer, partitions: Partitions, settings: Settings
-) -> AsyncIterator[None]:
-    consumer.subscribe(settings.topics, listener=partitions)
+async def _membership(consumer: AIOKafkaConsumer, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Be a member of the group, unless told to stop before it has let us in."""
+    joining, stopping = asyncio.ensure_future(consumer.start()), asyncio.ensure_future(stop.wait())
     try:
-        await consumer.start()
-    except (KafkaError, OSError) as error:
-        await _leave(consumer)
-        raise CannotStart(f"the group cannot be joined: {type(error).__name__}") from None
-    try:
+        await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if joining.done() and (error := joining.exception()) is not None:
+            raise CannotStart(f"the group cannot be joined: {type(error).__name__}")
         yield
     finally:
+        joining.cancel()
+        stopping.cancel()
+        await asyncio.gather(joining, stopping, return_exceptions=True)
         await _leave(consumer)
 
 

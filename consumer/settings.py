@@ -49,7 +49,7 @@ def _servers(text: str) -> str:
     for server in text.split(","):
         host, _, port = server.strip().rpartition(":")
         if not (host and _is_port(port)):
-            raise ValueError("must be host:port, or several of them with commas between")
+            raise ValueError("must be host:port, with commas between several")
     return text
 
 

@@ -118,7 +118,9 @@ async def simulate(
     clocks = _clocks(lines)
     end = clocks[-1] if clocks else None
     if as_of is not None and end is not None and as_of < end:
-        raise WrongScenario(f"--as-of lies before the clock, which is at {moment_of(end).isoformat()}")
+        raise WrongScenario(
+            f"--as-of lies before the clock, which is at {moment_of(end).isoformat()}"
+        )
     end = as_of if as_of is not None else end
     if end is None:
         raise WrongScenario("no line has a readable time: say --as-of")
@@ -143,7 +145,9 @@ def _clocks(lines: Iterable[Line]) -> list[int]:
         latest = clocks[-1] if clocks else None
         clock = line.clock if line.clock is not None else latest
         # Before the first readable time the clock stands at the beginning of time.
-        clocks.append(max(clock if clock is not None else 0, latest if latest is not None else -(2**62)))
+        clocks.append(
+            max(clock if clock is not None else 0, latest if latest is not None else -(2**62))
+        )
     return clocks
 
 
@@ -151,7 +155,10 @@ async def _feed(
     meter: Meter, read: Decode, lines: Sequence[Line], clocks: Sequence[int], end: int
 ) -> dict[str, Any]:
     topics = {Partition(line.topic, 0): 0 for line in lines}
-    claims = {claim.partition.topic: claim for claim in await meter.claim(topics, owner=GROUP, cluster_id=GROUP)}
+    claims = {
+        claim.partition.topic: claim
+        for claim in await meter.claim(topics, owner=GROUP, cluster_id=GROUP)
+    }
     offsets = dict.fromkeys(claims, 0)
     outcomes: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
@@ -159,10 +166,14 @@ async def _feed(
     for start in range(0, len(lines), LINES_MAX):
         before = dict(offsets)
         records = []
-        for line, clock in zip(lines[start : start + LINES_MAX], clocks[start : start + LINES_MAX], strict=True):
+        for line, clock in zip(
+            lines[start : start + LINES_MAX], clocks[start : start + LINES_MAX], strict=True
+        ):
             place = Place(claims[line.topic].number, offsets[line.topic])
             offsets[line.topic] += 1
-            records.append(Record(place, clock, line.topic, None, line.value, (), _found(read, line)))
+            records.append(
+                Record(place, clock, line.topic, None, line.value, (), _found(read, line))
+            )
         slices = [
             Slice(claim, before[topic], offsets[topic], None, records[-1].clock)
             for topic, claim in sorted(claims.items())
@@ -218,5 +229,7 @@ async def _fresh_books(database_url: str | None) -> AsyncIterator[tuple[AsyncEng
         yield engine, name
     finally:
         async with engine.begin() as connection:
-            await connection.execute(sa.text(f"DROP SCHEMA IF EXISTS {schema.quoted(name)} CASCADE"))
+            await connection.execute(
+                sa.text(f"DROP SCHEMA IF EXISTS {schema.quoted(name)} CASCADE")
+            )
         await engine.dispose()

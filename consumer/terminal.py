@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 FINDING, WRONG_USAGE = 1, 2
 
 # Stand for the servers in commands that never reach them.
-_STAND_INS = {"KAFKA_SERVERS": "localhost:9092", "DATABASE_URL": "postgresql://nobody@localhost/none"}
+_STAND_INS = {
+    "KAFKA_SERVERS": "localhost:9092",
+    "DATABASE_URL": "postgresql://nobody@localhost/none",
+}
 
 # SQLSTATEs that the one at the keyboard can do something about.
 _ADVICE = {
@@ -41,7 +44,9 @@ _ADVICE = {
     "42501": "the database role lacks a grant: run lotmeter migrate as owner, with the roles named",
 }
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document and nothing else.")
+]
 ChannelArgument = Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel id.")]
 ProductArgument = Annotated[str, typer.Argument(metavar="PRODUCT", help=", ".join(PRODUCTS))]
 

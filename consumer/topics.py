@@ -29,10 +29,17 @@ def plan(settings: Settings, *, partitions: int, replication: int) -> list[NewTo
         # Room for what is too large to be counted: it is rejected with its reason, not refused to the producer.
         "max.message.bytes": str(2**20),
     }
-    written = {"cleanup.policy": "delete", "retention.ms": str(WRITTEN_RETENTION_MS), "max.message.bytes": str(2**21)}
+    written = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(WRITTEN_RETENTION_MS),
+        "max.message.bytes": str(2**21),
+    }
     outgoing = (settings.notices_topic, settings.statements_topic, settings.dead_letters_topic)
     return [
-        *(NewTopic(topic, partitions, replication, topic_configs=read) for topic in settings.topics),
+        *(
+            NewTopic(topic, partitions, replication, topic_configs=read)
+            for topic in settings.topics
+        ),
         *(NewTopic(topic, partitions, replication, topic_configs=written) for topic in outgoing),
     ]
 

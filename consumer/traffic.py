@@ -41,6 +41,9 @@ LATE_PERMILLE = 10
 VOIDS_PERMILLE = 5
 BAD_PERMILLE = 10
 
+# How far apart from its time an event may come.
+DISORDER = 6 * HOUR
+
 ZONES = ("Asia/Seoul", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "UTC", "Asia/Kathmandu")
 PLANS = ("enterprise", "enterprise", "growth", "early_stage", "free")
 PERSONS = 40
@@ -102,7 +105,9 @@ class Manifest:
 class Traffic:
     """A reproducible stream: the same seed, size and time give the same records."""
 
-    def __init__(self, *, events: int, channels: int, seed: int, now: int, catalog: Catalog) -> None:
+    def __init__(
+        self, *, events: int, channels: int, seed: int, now: int, catalog: Catalog
+    ) -> None:
         self.manifest = Manifest()
         self._random = Random(seed)  # noqa: S311 - a demo is no secret.
         self._events = events
@@ -111,6 +116,7 @@ class Traffic:
         self._closing = catalog.rules.closing
         self._horizon = catalog.rules.horizon
         self._number = 0
+        self._progress = 0.0  # How far the stream is, from 0 to 1.
         self.customers = [self._customer(number) for number in range(channels)]
         self._share_out()
 
@@ -136,7 +142,12 @@ class Traffic:
                     ("basic_seat", 10),
                 ]
             for number, (product, quantity) in enumerate(lots):
-                data = {"lot": f"lot-{number + 1}", "product": product, "quantity": quantity, "renew": True}
+                data = {
+                    "lot": f"lot-{number + 1}",
+                    "product": product,
+                    "quantity": quantity,
+                    "renew": True,
+                }
                 at = min(begins + (number + 1) * 60 * SECOND, self._now - SECOND)
                 # An early stage plan has limits of its own: what goes beyond them is refused.
                 yield self._command(customer, "lot.purchased", at, data)
@@ -148,8 +159,10 @@ class Traffic:
         crowd = self._random.choices(self.customers, weights, k=self._events)
         makers = (self._workflow, self._message, self._marketing, self._contacts, self._seat)
         chosen = self._random.choices(makers, (35, 35, 12, 8, 10), k=self._events)
-        for customer, make in zip(crowd, chosen, strict=True):
+        for number, (customer, make) in enumerate(zip(crowd, chosen, strict=True)):
             self.manifest.events += 1
+            # Time goes on from the first day to now; what happened together comes in any order.
+            self._progress = number / self._events
             chance = self._random.randrange(1000)
             if chance < BAD_PERMILLE:
                 yield self._bad(customer, recent)
@@ -214,7 +227,10 @@ class Traffic:
 
     def _time(self, customer: Customer) -> int:
         begins = max(first_instant(customer.open_from, customer.zone), self._now - USAGE_DAYS * DAY)
-        return self._random.randrange(begins, max(begins + SECOND, self._now - SECOND))
+        reached = begins + int((self._now - begins) * self._progress)
+        return min(
+            max(begins, reached + self._random.randrange(-DISORDER, DISORDER)), self._now - SECOND
+        )
 
     def _late_time(self, customer: Customer) -> int:
         """Pick a time in a closed cycle, if one is not too old; else any time."""
@@ -224,7 +240,9 @@ class Traffic:
 
     # Events
 
-    def _event(self, customer: Customer, kind: str, at: int, data: dict[str, Any]) -> dict[str, Any]:
+    def _event(
+        self, customer: Customer, kind: str, at: int, data: dict[str, Any]
+    ) -> dict[str, Any]:
         self._number += 1
         return {
             "specversion": "1.0",
@@ -251,7 +269,9 @@ class Traffic:
         data: dict[str, Any] = {"kind": kind, "count": draw.randrange(1, 4)}
         if kind == "global_sms":
             data["country"] = draw.choice(("US", "CA", "JP"))
-            data["text"] = draw.choice(("Your order is on its way.", "주문하신 상품이 발송되었습니다.", "a" * 200))
+            data["text"] = draw.choice(
+                ("Your order is on its way.", "주문하신 상품이 발송되었습니다.", "a" * 200)
+            )
         if draw.randrange(20) == 0:
             data["provider"] = "twilio"
         return "usage.message", self._event(customer, "message.sent", at, data)
@@ -298,26 +318,46 @@ class Traffic:
 
     # Faults
 
-    def _bad(self, customer: Customer, recent: deque[tuple[Customer, str, dict[str, Any]]]) -> Message:
+    def _bad(
+        self, customer: Customer, recent: deque[tuple[Customer, str, dict[str, Any]]]
+    ) -> Message:
         """Make a record that cannot be counted, each kind as often."""
         topic, event = self._workflow(customer, self._time(customer))
         faults: tuple[Callable[[dict[str, Any]], tuple[str, str, bytes]], ...] = (
             lambda event: ("malformed", topic, orjson.dumps(event)[:-7]),
             lambda event: ("malformed", topic, orjson.dumps({**event, "data": {"actions": 1.5}})),
-            lambda event: ("unknown_type", topic, orjson.dumps({**event, "type": "workflow.exploded"})),
+            lambda event: (
+                "unknown_type",
+                topic,
+                orjson.dumps({**event, "type": "workflow.exploded"}),
+            ),
             lambda event: ("wrong_topic", "billing.commands", orjson.dumps(event)),
-            lambda event: ("in_future", topic, orjson.dumps({**event, "time": _time_text(self._now + DAY)})),
             lambda event: (
-                "too_old", topic, orjson.dumps({**event, "time": _time_text(self._now - self._horizon - DAY)})
+                "in_future",
+                topic,
+                orjson.dumps({**event, "time": _time_text(self._now + DAY)}),
+            ),
+            lambda event: (
+                "too_old",
+                topic,
+                orjson.dumps({**event, "time": _time_text(self._now - self._horizon - DAY)}),
             ),  # fmt: skip
             lambda event: (
-                "no_price", topic, orjson.dumps({**event, "type": "message.sent", "data": _UNPRICED})
+                "no_price",
+                topic,
+                orjson.dumps({**event, "type": "message.sent", "data": _UNPRICED}),
             ),  # fmt: skip
             lambda event: (
-                "empty_text", topic, orjson.dumps({**event, "type": "message.sent", "data": _EMPTY})
+                "empty_text",
+                topic,
+                orjson.dumps({**event, "type": "message.sent", "data": _EMPTY}),
             ),  # fmt: skip
             lambda event: ("too_large", topic, orjson.dumps({**event, "padding": "x" * 70_000})),
-            lambda event: ("parked", topic, orjson.dumps({**event, "subject": "channel-nobody-registered"})),
+            lambda event: (
+                "parked",
+                topic,
+                orjson.dumps({**event, "subject": "channel-nobody-registered"}),
+            ),
         )
         kind = self._random.randrange(len(faults) + 1)
         if kind == len(faults):

@@ -66,7 +66,7 @@ class Standing(NamedTuple):
 
     usage: int  # Of the cycle so far.
     drawn: int  # By the running windows of all lots.
-    pool: int  # Of all valid lots.
+    pool: int  # Of all valid lots that have one pool.
 
 
 class DayPour(NamedTuple):
@@ -86,7 +86,13 @@ class PourState:
 
     __slots__ = ("burns", "cycle_on", "included", "usage")
 
-    def __init__(self, cycle_on: date, usage: int = 0, included: int = 0, burns: dict[str, Burn] | None = None) -> None:
+    def __init__(
+        self,
+        cycle_on: date,
+        usage: int = 0,
+        included: int = 0,
+        burns: dict[str, Burn] | None = None,
+    ) -> None:
         self.cycle_on = cycle_on
         self.usage = usage  # Of the cycle so far.
         self.included = included  # Taken in the cycle so far.
@@ -101,16 +107,29 @@ class PourState:
 class Books:
     """The books of one product of one channel: the open days, and where they begin."""
 
-    __slots__ = ("base", "days", "dirty_from", "newest", "poured_through", "tallies", "unlooked_from", "usage_cache")
+    __slots__ = (
+        "base",
+        "days",
+        "dirty_from",
+        "newest",
+        "poured_through",
+        "tallies",
+        "unlooked_from",
+        "usage_cache",
+    )
 
     def __init__(self, tallies: Counts | Readings, base: PourState) -> None:
         self.tallies = tallies
         self.base = base  # As it was when the earliest open cycle began.
         self.days: dict[date, DayPour] = {}  # What is booked of the open days.
         self.dirty_from: date | None = None  # The first day that must be poured again.
-        self.newest: tuple[date, PourState] | None = None  # The state in which the newest day began.
+        self.newest: tuple[date, PourState] | None = (
+            None  # The state in which the newest day began.
+        )
         self.poured_through: date | None = None
-        self.unlooked_from: date | None = None  # The first day that was poured since thresholds were looked at.
+        self.unlooked_from: date | None = (
+            None  # The first day that was poured since thresholds were looked at.
+        )
         self.usage_cache: tuple[object, dict[date, int]] | None = None
 
     def touch(self, day: date) -> None:
@@ -182,7 +201,11 @@ class Account:
         """Find the lower of the plan's limit and the channel's own, as a quantity."""
         system = self.allowance_on(catalog, product, day).limit
         own = self.value_on("limit", day, product)
-        limits = [limit for limit in (system, None if own is None else int(own) * 1000) if limit is not None]
+        limits = [
+            limit
+            for limit in (system, None if own is None else int(own) * 1000)
+            if limit is not None
+        ]
         return min(limits, default=None)
 
     def allowance_on(self, catalog: Catalog, product: str, day: date) -> Allowance:
@@ -218,14 +241,20 @@ class Account:
 
     def closes_at(self, catalog: Catalog) -> int:
         """Say at which instant the earliest open cycle closes."""
-        return first_instant(self.cycle_after(self.open_from), self.time_zone) + catalog.rules.closing
+        return (
+            first_instant(self.cycle_after(self.open_from), self.time_zone) + catalog.rules.closing
+        )
 
     # Lots and books
 
     def lots_of(self, product: str) -> list[Lot]:
         """List the lots of a product in burn order, but for the refunded ones."""
         return sorted(
-            (lot for lot in self.lots.values() if lot.product.name == product and not lot.is_refunded),
+            (
+                lot
+                for lot in self.lots.values()
+                if lot.product.name == product and not lot.is_refunded
+            ),
             key=burn_order,
         )
 
@@ -249,7 +278,9 @@ class Account:
         """Let go of notices about days so far back that nothing can bring them up again."""
         oldest = open_from - LONGEST_MONTH
         self.told = {
-            key: kept for key, told in self.told.items() if (kept := [on for on in told if on >= oldest])
+            key: kept
+            for key, told in self.told.items()
+            if (kept := [on for on in told if on >= oldest])
         }
 
     def days_of_values(self, *names: tuple[ValueName, str]) -> Iterator[date]:

@@ -141,9 +141,13 @@ class Catalog:
     @property
     def countries(self) -> frozenset[str]:
         """The countries to which any tariff prices a global SMS."""
-        return frozenset(country for _, rates in self.tariffs for kind, country in rates if kind == GLOBAL_SMS)
+        return frozenset(
+            country for _, rates in self.tariffs for kind, country in rates if kind == GLOBAL_SMS
+        )
 
-    def with_rules(self, *, horizon_days: int | None = None, closing_hours: int | None = None) -> Catalog:
+    def with_rules(
+        self, *, horizon_days: int | None = None, closing_hours: int | None = None
+    ) -> Catalog:
         """Replace single numbers of the rules, as settings may."""
         rules = self.rules
         if horizon_days is not None:
@@ -186,7 +190,13 @@ def read_catalog(text: str) -> Catalog:
     except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
         raise BadCatalog(f"{place} of the catalog: {_sentence(error)}") from error
     return Catalog(
-        rules, thresholds, discounts, plans, unit_prices, tariffs, [effective_on for effective_on, _ in tariffs]
+        rules,
+        thresholds,
+        discounts,
+        plans,
+        unit_prices,
+        tariffs,
+        [effective_on for effective_on, _ in tariffs],
     )
 
 
@@ -235,12 +245,18 @@ def _allowance(table: dict[str, int]) -> Allowance:
     )
 
 
-def _unit_prices(tables: list[dict[str, Any]]) -> dict[str, tuple[tuple[date, tuple[Range, ...]], ...]]:
+def _unit_prices(
+    tables: list[dict[str, Any]],
+) -> dict[str, tuple[tuple[date, tuple[Range, ...]], ...]]:
     lists: dict[str, list[tuple[date, tuple[Range, ...]]]] = {}
     for table in tables:
         _expect(table["product"] in PRODUCTS, f"there is no product {table['product']!r}")
-        lists.setdefault(table["product"], []).append((_day(table["effective_on"]), _ranges(table["ranges"])))
-    return {product: tuple(sorted(versions, key=_effective_on)) for product, versions in lists.items()}
+        lists.setdefault(table["product"], []).append(
+            (_day(table["effective_on"]), _ranges(table["ranges"]))
+        )
+    return {
+        product: tuple(sorted(versions, key=_effective_on)) for product, versions in lists.items()
+    }
 
 
 def _ranges(tables: list[dict[str, Any]]) -> tuple[Range, ...]:
@@ -259,7 +275,9 @@ def _tariffs(tables: list[dict[str, Any]]) -> tuple[tuple[date, dict[tuple[str, 
     for table in tables:
         rates = {(kind, ""): Rate(_quantity(pu)) for kind, pu in table["kinds"].items()}
         for country, rate in table[GLOBAL_SMS].items():
-            rates[GLOBAL_SMS, country] = Rate(_quantity(rate["message"]), _quantity(rate["segment"]))
+            rates[GLOBAL_SMS, country] = Rate(
+                _quantity(rate["message"]), _quantity(rate["segment"])
+            )
         versions.append((_day(table["effective_on"]), rates))
     return tuple(sorted(versions, key=_effective_on))
 

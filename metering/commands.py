@@ -86,7 +86,15 @@ class Refund:
 
 
 Order = (
-    Register | Change | SetLimit | Purchase | Schedule | ChangeReservation | CancelReservation | SetRenewal | Refund
+    Register
+    | Change
+    | SetLimit
+    | Purchase
+    | Schedule
+    | ChangeReservation
+    | CancelReservation
+    | SetRenewal
+    | Refund
 )
 
 

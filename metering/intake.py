@@ -116,13 +116,17 @@ class Intake:
     decides, and thresholds are looked at after each.
     """
 
-    def __init__(self, catalog: Catalog, *, due_clock: int | None = None, closing_clock: int | None = None) -> None:
+    def __init__(
+        self, catalog: Catalog, *, due_clock: int | None = None, closing_clock: int | None = None
+    ) -> None:
         self.catalog = catalog
         self._due_clock = due_clock
         self._closing_clock = closing_clock
         self.accounts: dict[str, Account] = {}
         self.identities: dict[tuple[str, bytes], Identity] = {}
-        self.parked: dict[str, dict[bytes, Parked]] = {}  # By channel and identity, in order of arrival.
+        self.parked: dict[
+            str, dict[bytes, Parked]
+        ] = {}  # By channel and identity, in order of arrival.
         self.effects = Effects()
         self._late: dict[str, dict[tuple[str, date], list[Callable[[], None]]]] = {}
 
@@ -188,7 +192,10 @@ class Intake:
         if account is None:
             if isinstance(message, Command) and isinstance(message.order, Register):
                 self.accounts[message.channel] = lifecycle.open_account(message, message.order)
-                self._claim(arrival, Identity(message, message.content, arrival.place, "applied", message.at))
+                self._claim(
+                    arrival,
+                    Identity(message, message.content, arrival.place, "applied", message.at),
+                )
                 self.catch_up(message.channel, arrival.clock)
                 return Outcome(arrival, "applied")
             return self._park(arrival, waits_for=b"")
@@ -217,7 +224,12 @@ class Intake:
         tallies = account.books_of(event.product).tallies
         assert isinstance(tallies, Counts)
         if is_late:
-            self._put_late(account, event.product, on, partial(tallies.add, counts_on, kind, quantity, messages))
+            self._put_late(
+                account,
+                event.product,
+                on,
+                partial(tallies.add, counts_on, kind, quantity, messages),
+            )
         else:
             tallies.add(counts_on, kind, quantity, messages)
             account.books[event.product].touch(counts_on)
@@ -276,7 +288,9 @@ class Intake:
     def _decide(self, account: Account, arrival: Arrival, command: Command) -> Outcome:
         # Commands are decided against the books as they then stand.
         self.settle(account, arrival.place)
-        self._claim(arrival, Identity(command, command.content, arrival.place, "applied", command.at))
+        self._claim(
+            arrival, Identity(command, command.content, arrival.place, "applied", command.at)
+        )
         try:
             happenings = lifecycle.decide(account, self.catalog, command)
         except Refused as refused:
@@ -297,7 +311,9 @@ class Intake:
         message = arrival.message
         parked = Parked(arrival, waits_for)
         self.parked.setdefault(message.channel, {})[message.digest] = parked
-        self._claim(arrival, Identity(message, message.content, arrival.place, "parked", message.at))
+        self._claim(
+            arrival, Identity(message, message.content, arrival.place, "parked", message.at)
+        )
         self.effects.parked.append((message.channel, parked))
         return Outcome(arrival, "parked")
 
@@ -348,7 +364,9 @@ class Intake:
                 reason, detail = "unknown_event", "the event to take back never came"
             else:
                 reason, detail = "unknown_channel", "the channel was never registered"
-            self.effects.outcomes.append(Outcome(parked.arrival, "rejected", reason, detail, was_parked=True))
+            self.effects.outcomes.append(
+                Outcome(parked.arrival, "rejected", reason, detail, was_parked=True)
+            )
 
     def _unpark(self, message: Message) -> None:
         key = (message.channel, message.digest)
@@ -393,13 +411,19 @@ class Intake:
             self._settle(account, product, place)
             self._tell(account, notices.look(account, self.catalog, product, today=today), today)
 
-    def _put_late(self, account: Account, product: str, original_on: date, count: Callable[[], None]) -> None:
+    def _put_late(
+        self, account: Account, product: str, original_on: date, count: Callable[[], None]
+    ) -> None:
         """Keep a late use apart: what it moves is entered with the day of the use."""
-        self._late.setdefault(account.channel, {}).setdefault((product, original_on), []).append(count)
+        self._late.setdefault(account.channel, {}).setdefault((product, original_on), []).append(
+            count
+        )
         self.effects.touched.add(account.channel)
 
     def _count_late(self, account: Account, place: Place | None) -> None:
-        for (product, original_on), uses in sorted(self._late.pop(account.channel, {}).items(), key=itemgetter(0)):
+        for (product, original_on), uses in sorted(
+            self._late.pop(account.channel, {}).items(), key=itemgetter(0)
+        ):
             self._settle(account, product, place)
             for count in uses:
                 count()
@@ -411,7 +435,9 @@ class Intake:
     ) -> None:
         today = account.settled_on
         assert today is not None
-        entries = settlement.settle(account, self.catalog, product, today=today, original_on=original_on)
+        entries = settlement.settle(
+            account, self.catalog, product, today=today, original_on=original_on
+        )
         if entries:
             settlement.book(account, entries)
             self.effects.entries += [(account.channel, entry, place) for entry in entries]
@@ -420,7 +446,9 @@ class Intake:
     def _close(self, account: Account, today: date, clock: int) -> None:
         start, following = account.open_from, account.cycle_after(account.open_from)
         document = statements.cycle(account, self.catalog, start, today=today, is_closed=True)
-        self.effects.closings.append(Closing(account.channel, start, following - ONE_DAY, document, clock))
+        self.effects.closings.append(
+            Closing(account.channel, start, following - ONE_DAY, document, clock)
+        )
         for product in account.books:
             settlement.freeze(account, product, until=following)
         account.open_from = following

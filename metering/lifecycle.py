@@ -52,7 +52,9 @@ def open_account(command: Command, order: Register) -> Account:
     """Take a channel into the books, from the cycle on that holds the day of its registration."""
     registered_on = day_of(command.at, order.time_zone)
     first_cycle_on = billing_date_up_to(registered_on, order.billing_day)
-    account = Account(command.channel, order.time_zone, registered_on, first_cycle_on, open_from=first_cycle_on)
+    account = Account(
+        command.channel, order.time_zone, registered_on, first_cycle_on, open_from=first_cycle_on
+    )
     trial_ends_on = order.trial_ends_on.isoformat() if order.trial_ends_on else None
     account.set_value("plan", "", Setting(ALWAYS, 0, date.min, order.plan))
     account.set_value("billing_day", "", Setting(ALWAYS, 0, date.min, order.billing_day))
@@ -85,7 +87,9 @@ def product_named(account: Account, order: Order) -> str | None:
     return product
 
 
-def next_act(account: Account, catalog: Catalog, today: date) -> Callable[[], list[Happening]] | None:
+def next_act(
+    account: Account, catalog: Catalog, today: date
+) -> Callable[[], list[Happening]] | None:
     """Find the first thing that is due by the clock up to a day, in the order of the day."""
     acts = [act for act in _acts(account, catalog, today) if act[0] <= today]
     return min(acts, key=lambda act: act[:3])[3] if acts else None
@@ -120,7 +124,9 @@ def _acts(account: Account, catalog: Catalog, today: date) -> Iterator[Act]:
                     on,
                     2,
                     reservation.sequence,
-                    lambda reservation=reservation, on=on: _execute(account, catalog, reservation, on),
+                    lambda reservation=reservation, on=on: _execute(
+                        account, catalog, reservation, on
+                    ),
                 )
 
 
@@ -181,11 +187,15 @@ def _end(account: Account, catalog: Catalog, lot: Lot) -> list[Happening]:
         detail = {"lot": name, "reason": refused.reason}
         return [*happenings, Happening("renewal_refused", product, lot.expires_on, detail)]
     at = first_instant(lot.expires_on, account.time_zone)
-    _add_lot(account, catalog, name, lot.product, lot.quota // 1000, renew=True, at=at, on=lot.expires_on)
+    _add_lot(
+        account, catalog, name, lot.product, lot.quota // 1000, renew=True, at=at, on=lot.expires_on
+    )
     return [*happenings, Happening("lot_renewed", product, lot.expires_on, {"lot": name})]
 
 
-def _execute(account: Account, catalog: Catalog, reservation: Reservation, on: date) -> list[Happening]:
+def _execute(
+    account: Account, catalog: Catalog, reservation: Reservation, on: date
+) -> list[Happening]:
     product, name = PRODUCTS[reservation.product], reservation.lot
     account.unsaved.reservations.add(name)
     quantity = account.value_on("quantity", on, name)
@@ -206,44 +216,67 @@ def _execute(account: Account, catalog: Catalog, reservation: Reservation, on: d
 # What is asked for
 
 
-def _change(order: Change, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _change(
+    order: Change, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     sequence = _next(account)
     if order.plan is not None:
         account.set_value("plan", "", Setting(at, sequence, on, order.plan))
     if order.billing_day is not None:
         account.set_value("billing_day", "", Setting(at, sequence, on, order.billing_day))
     if order.trial_ends_on is not None:
-        account.set_value("trial_ends_on", "", Setting(at, sequence, on, order.trial_ends_on.isoformat()))
+        account.set_value(
+            "trial_ends_on", "", Setting(at, sequence, on, order.trial_ends_on.isoformat())
+        )
     return []
 
 
-def _set_limit(order: SetLimit, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _set_limit(
+    order: SetLimit, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     account.set_value("limit", order.product, Setting(at, _next(account), on, order.limit))
     return []
 
 
-def _purchase(order: Purchase, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _purchase(
+    order: Purchase, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     _check_id(account, order.lot)
     _check_purchase(account, catalog, PRODUCTS[order.product], order.quantity, on)
-    _add_lot(account, catalog, order.lot, PRODUCTS[order.product], order.quantity, renew=order.renew, at=at, on=on)
+    _add_lot(
+        account,
+        catalog,
+        order.lot,
+        PRODUCTS[order.product],
+        order.quantity,
+        renew=order.renew,
+        at=at,
+        on=on,
+    )
     return []
 
 
-def _schedule(order: Schedule, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _schedule(
+    order: Schedule, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     _check_id(account, order.lot)
     product = PRODUCTS[order.product]
     is_trial = account.plan_on(on) == "trial"
     executes_on = None if is_trial else account.cycle_after(on)
     _check_reservation(account, catalog, product, order.quantity, executes_on)
     sequence = _next(account)
-    account.reservations[order.lot] = Reservation(order.lot, product.name, on, sequence, executes_on)
+    account.reservations[order.lot] = Reservation(
+        order.lot, product.name, on, sequence, executes_on
+    )
     account.unsaved.reservations.add(order.lot)
     account.set_value("quantity", order.lot, Setting(at, sequence, on, order.quantity))
     account.set_value("renew", order.lot, Setting(at, sequence, on, order.renew))
     return [Happening("reservation_made", product.name, on, {"lot": order.lot})]
 
 
-def _change_reservation(order: ChangeReservation, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _change_reservation(
+    order: ChangeReservation, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     reservation = _waiting_reservation(account, order.lot, on)
     if order.quantity is not None:
         product = PRODUCTS[reservation.product]
@@ -256,14 +289,18 @@ def _change_reservation(order: ChangeReservation, account: Account, catalog: Cat
     return [Happening("reservation_changed", reservation.product, on, {"lot": order.lot})]
 
 
-def _cancel_reservation(order: CancelReservation, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _cancel_reservation(
+    order: CancelReservation, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     reservation = _waiting_reservation(account, order.lot, on)
     reservation.state = "cancelled"
     account.unsaved.reservations.add(order.lot)
     return [Happening("reservation_cancelled", reservation.product, on, {"lot": order.lot})]
 
 
-def _set_renewal(order: SetRenewal, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _set_renewal(
+    order: SetRenewal, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     lot = _lot_there(account, order.lot)
     if lot.has_ended or on > lot.ends_on:
         raise Refused("unknown_lot")
@@ -271,7 +308,9 @@ def _set_renewal(order: SetRenewal, account: Account, catalog: Catalog, at: int,
     return []
 
 
-def _refund(order: Refund, account: Account, catalog: Catalog, at: int, on: date) -> list[Happening]:
+def _refund(
+    order: Refund, account: Account, catalog: Catalog, at: int, on: date
+) -> list[Happening]:
     lot = _lot_there(account, order.lot)
     if on > lot.starts_on + REFUND_DAYS * ONE_DAY:
         raise Refused("refund_window_over")
@@ -302,7 +341,9 @@ def _check_id(account: Account, lot: str) -> None:
         raise Refused("lot_exists")
 
 
-def _check_purchase(account: Account, catalog: Catalog, product: Product, quantity: int, on: date) -> None:
+def _check_purchase(
+    account: Account, catalog: Catalog, product: Product, quantity: int, on: date
+) -> None:
     if account.plan_on(on) == "trial":
         raise Refused("in_trial")
     _check_plan_and_quantity(account, catalog, product, quantity, on)
@@ -326,7 +367,11 @@ def _check_plan_and_quantity(
     check_quantity(product, quantity)
     allowance = account.allowance_on(catalog, product.name, on)
     if allowance.limit is not None and allowance.included is not None:
-        held = sum(lot.quota for lot in account.lots.values() if lot.product == product and lot.is_valid(on))
+        held = sum(
+            lot.quota
+            for lot in account.lots.values()
+            if lot.product == product and lot.is_valid(on)
+        )
         if allowance.included + held + quantity_of(quantity) > allowance.limit:
             raise Refused("over_plan_limit")
 

@@ -47,8 +47,12 @@ class Lot:
     expiring_told: int = 0  # How many of the days before its end have been told.
     expired: int = 0
     windows: list[Window] = field(default_factory=list, repr=False)  # As booked; a PU lot has one.
-    changed: set[int] = field(default_factory=set, repr=False)  # Windows that were booked on since loaded.
-    starts: tuple[date, ...] = field(init=False, repr=False)  # Of its windows, and the day after it all.
+    changed: set[int] = field(
+        default_factory=set, repr=False
+    )  # Windows that were booked on since loaded.
+    starts: tuple[date, ...] = field(
+        init=False, repr=False
+    )  # Of its windows, and the day after it all.
     quotas: int = field(init=False, repr=False)  # How many times the quota it holds.
 
     def __post_init__(self) -> None:
@@ -76,7 +80,11 @@ class Lot:
     @property
     def pool(self) -> int:
         """All it still holds."""
-        return 0 if self.is_refunded else self.bought - self.expired - sum(window.taken for window in self.windows)
+        return (
+            0
+            if self.is_refunded
+            else self.bought - self.expired - sum(window.taken for window in self.windows)
+        )
 
     @property
     def minimum(self) -> int:

@@ -77,7 +77,9 @@ class Receipt:
     booked: Counter[tuple[str, str]] = field(default_factory=Counter)  # By product and source.
     returned: Counter[tuple[str, str]] = field(default_factory=Counter)
     notices: Counter[str] = field(default_factory=Counter)  # By kind.
-    taken_up: Counter[str] = field(default_factory=Counter)  # Records that had waited, by what became of them.
+    taken_up: Counter[str] = field(
+        default_factory=Counter
+    )  # Records that had waited, by what became of them.
 
 
 class Decode(Protocol):
@@ -90,7 +92,9 @@ class Decode(Protocol):
 class Meter:
     """The books, as whoever reads the topics sees them."""
 
-    def __init__(self, engine: AsyncEngine, catalog: Catalog, decode: Decode, *, group: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, catalog: Catalog, decode: Decode, *, group: str
+    ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._decode = decode
@@ -107,7 +111,12 @@ class Meter:
         """Claim partitions; one that was never read starts at the offset given for it."""
         async with transaction(self._engine) as connection:
             return await position_store.claim(
-                connection, partitions, group=self._group, owner=owner, cluster_id=cluster_id, now=now
+                connection,
+                partitions,
+                group=self._group,
+                owner=owner,
+                cluster_id=cluster_id,
+                now=now,
             )
 
     async def mark_read(self, claims: Sequence[Claim], *, read_up_to: int) -> None:
@@ -132,7 +141,9 @@ class Meter:
         admitted = self._admit(batch.records)
         await self._ensure_months(admitted)
         work = _Work(batch.records)
-        work.partitions = {part.claim.number: part.claim.partition.partition for part in batch.slices}
+        work.partitions = {
+            part.claim.number: part.claim.partition.partition for part in batch.slices
+        }
         try:
             async with transaction(self._engine) as connection:
                 await position_store.advance(connection, batch.slices)
@@ -142,7 +153,9 @@ class Meter:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
                 await self._claim_identities(driver, work, admitted)
-                await self._open_accounts(driver, work, {record.found.channel for record in admitted})
+                await self._open_accounts(
+                    driver, work, {record.found.channel for record in admitted}
+                )
                 await self._look_up(driver, work, admitted)
                 self._take_in(work)
                 await self._keep(driver, work)
@@ -153,7 +166,9 @@ class Meter:
             raise
         return self._finish(work)
 
-    async def settle_due(self, *, now: int, closing_clock: int | None = None) -> tuple[Receipt, int]:
+    async def settle_due(
+        self, *, now: int, closing_clock: int | None = None
+    ) -> tuple[Receipt, int]:
         """Let happen what is due by the clock, for some channels; returns how many there were.
 
         Cycles close up to `closing_clock`; without it, as far as every partition has been read.
@@ -172,7 +187,9 @@ class Meter:
                     parked_before=parked_before,
                     channels_max=DUE_CHANNELS_MAX,
                 )
-                taking = work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
+                taking = work.taking = Intake(
+                    self._catalog, due_clock=now, closing_clock=closing_clock
+                )
                 await self._load_accounts(driver, taking, versions)
                 for channel in taking.accounts:
                     taking.effects.touched.add(channel)
@@ -181,7 +198,9 @@ class Meter:
                     driver, names, before=parked_before, records_max=DUE_CHANNELS_MAX
                 )
                 self._put_waiting(work, overdue)
-                for waiting in [parked for kept in taking.parked.values() for parked in kept.values()]:
+                for waiting in [
+                    parked for kept in taking.parked.values() for parked in kept.values()
+                ]:
                     taking.expire(waiting, now)
                 await self._keep(driver, work)
         except BaseException:
@@ -199,7 +218,9 @@ class Meter:
             for record in records
             if not isinstance(record.found, Rejected)
             and record.found.at <= record.clock + rules.ahead
-            and (isinstance(record.found, Command) or record.found.at >= record.clock - rules.horizon)
+            and (
+                isinstance(record.found, Command) or record.found.at >= record.clock - rules.horizon
+            )
         ]
 
     async def _ensure_months(self, admitted: Iterable[Record]) -> None:
@@ -238,7 +259,9 @@ class Meter:
         work.channels = unknown
         await self._load_accounts(driver, work.intake, versions)
 
-    async def _load_accounts(self, driver: Any, taking: Intake, versions: Mapping[str, int]) -> None:  # noqa: ANN401
+    async def _load_accounts(
+        self, driver: Any, taking: Intake, versions: Mapping[str, int]
+    ) -> None:  # noqa: ANN401
         missing = []
         for channel, version in versions.items():
             kept = self._accounts.pop(channel, None)
@@ -256,12 +279,16 @@ class Meter:
         taking = work.intake
         own = set(work.rows) | set(work.commands)
         targets = {
-            (record.found.channel, record.found.target) for record in admitted if isinstance(record.found, Void)
+            (record.found.channel, record.found.target)
+            for record in admitted
+            if isinstance(record.found, Void)
         }
         if work.events_claimed < len(work.rows):
             work.not_claimed = await event_store.not_claimed(driver)
         if work.rows:
-            taking.identities.update(await event_store.met_before(driver, self._live_months(admitted)))
+            taking.identities.update(
+                await event_store.met_before(driver, self._live_months(admitted))
+            )
         for key, identity in (await event_store.find(driver, targets | set(work.commands))).items():
             # What this very batch claims is taken in when its turn comes.
             if identity.place != work.place_of(key):
@@ -271,7 +298,9 @@ class Meter:
             for record in admitted
             if isinstance(record.found, Command) and isinstance(record.found.order, Register)
         }
-        self._put_waiting(work, await parked_store.find(driver, own | targets, registering=registering))
+        self._put_waiting(
+            work, await parked_store.find(driver, own | targets, registering=registering)
+        )
 
     def _live_months(self, admitted: Sequence[Record]) -> range:
         """Tell in which months an event may stand whose identity these records could share."""
@@ -313,7 +342,9 @@ class Meter:
         await ledger_store.close_cycles(driver, effects.closings)
         told = [(channel, happening) for channel, happening, _ in effects.happenings]
         await ledger_store.issue(driver, taking.accounts, told)
-        touched = [taking.accounts[channel] for channel in sorted(effects.touched & taking.accounts.keys())]
+        touched = [
+            taking.accounts[channel] for channel in sorted(effects.touched & taking.accounts.keys())
+        ]
         for account in touched:
             assert account.settled_on is not None
             account.due_at = intake.due_at(account, self._catalog, today=account.settled_on)
@@ -321,8 +352,14 @@ class Meter:
         rejects = work.rejects()
         await ledger_store.keep_rejects(driver, rejects)
         zones = {channel: account.time_zone for channel, account in taking.accounts.items()}
-        drafts = [outbox_store.draft_notice(zones[channel], channel, happening) for channel, happening in told]
-        drafts += [self._draft_statement(taking.accounts[closing.channel], closing) for closing in effects.closings]
+        drafts = [
+            outbox_store.draft_notice(zones[channel], channel, happening)
+            for channel, happening in told
+        ]
+        drafts += [
+            self._draft_statement(taking.accounts[closing.channel], closing)
+            for closing in effects.closings
+        ]
         drafts += [work.dead_letter(reject) for reject in rejects]
         await outbox_store.put(driver, drafts)
 
@@ -339,14 +376,18 @@ class Meter:
             message = identity.message
             if isinstance(message, Command):
                 answer = effects.answers.get(message.digest)
-                answered.append(event_store.command_row(message, identity.place, identity.state, answer))
+                answered.append(
+                    event_store.command_row(message, identity.place, identity.state, answer)
+                )
             elif key in work.not_claimed or not work.is_as_claimed(key, identity):
                 rewritten.append(event_store.row_as_standing(identity))
         for channel, parked in effects.parked:
             digest = parked.arrival.message.digest
             if digest in taking.parked.get(channel, {}):
                 waiting.append((channel, digest, parked.arrival.message.at, work.waiting(parked)))
-        gone = {key for key in (effects.released | work.rows.keys() | work.commands.keys()) - stands}
+        gone = {
+            key for key in (effects.released | work.rows.keys() | work.commands.keys()) - stands
+        }
         gone = {key for key in gone if key not in taking.identities}
         # An identity that was let go may have been claimed again, at another time.
         moved = {row[:2] for row in rewritten} & (effects.released | work.rows.keys())
@@ -355,7 +396,9 @@ class Meter:
         await event_store.release_commands(driver, gone)
         await event_store.put_right(driver, rewritten)
         await event_store.put_commands_right(driver, answered)
-        voided = {(*key, event_store.month_of(taking.identities[key].at)) for key in effects.changed}
+        voided = {
+            (*key, event_store.month_of(taking.identities[key].at)) for key in effects.changed
+        }
         await event_store.mark_voided(driver, voided)
         await parked_store.remove(driver, effects.unparked)
         await parked_store.add(driver, waiting)
@@ -399,7 +442,9 @@ class _Work:
         self.channels: set[str] = set()  # Those that got a row with this batch.
         self.originals: dict[Place, Record] = {}  # Of records that waited.
         self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
-        self.partitions: dict[int, int] = {}  # The number of a partition in its topic, by that in the books.
+        self.partitions: dict[
+            int, int
+        ] = {}  # The number of a partition in its topic, by that in the books.
 
     @property
     def intake(self) -> Intake:
@@ -434,13 +479,22 @@ class _Work:
         record = self._record_at(parked.arrival.place)
         assert record.value is not None
         return parked_store.Waiting(
-            record.place, self.partitions[record.place.partition], record.clock, parked.waits_for, record.topic, record.key, record.value, record.headers
+            record.place,
+            self.partitions[record.place.partition],
+            record.clock,
+            parked.waits_for,
+            record.topic,
+            record.key,
+            record.value,
+            record.headers,
         )
 
     def rejects(self) -> list[ledger_store.Reject]:
         """List the rejected records of the batch, those that had waited too."""
         found = [
-            ledger_store.Reject(record.place, None, record.found.reason, record.found.detail, was_parked=False)
+            ledger_store.Reject(
+                record.place, None, record.found.reason, record.found.detail, was_parked=False
+            )
             for record in self.records
             if isinstance(record.found, Rejected)
         ]
@@ -449,7 +503,11 @@ class _Work:
                 arrival = outcome.arrival
                 found.append(
                     ledger_store.Reject(
-                        arrival.place, arrival.message.channel, outcome.reason, outcome.detail, outcome.was_parked
+                        arrival.place,
+                        arrival.message.channel,
+                        outcome.reason,
+                        outcome.detail,
+                        outcome.was_parked,
                     )
                 )
         return found
@@ -477,8 +535,14 @@ class _Work:
                 counts[outcome.arrival.place.partition][outcome.kind] += 1
         return [
             (
-                part.claim.number, part.from_offset, part.to_offset, part.claim.epoch,
-                *(counts[part.claim.number][kind] for kind in ("applied", "duplicate", "parked", "rejected")),
+                part.claim.number,
+                part.from_offset,
+                part.to_offset,
+                part.claim.epoch,
+                *(
+                    counts[part.claim.number][kind]
+                    for kind in ("applied", "duplicate", "parked", "rejected")
+                ),
             )  # fmt: skip
             for part in slices
         ]

@@ -40,10 +40,15 @@ def _firsts(account: Account, product: str, poured: Sequence[DayPour]) -> Iterat
     for pour in poured:
         for key in pour.fills:
             if key.source == "borrowed":
-                detail = {"lot": key.lot, "window": account.lots[key.lot].starts[key.window].isoformat()}
+                detail = {
+                    "lot": key.lot,
+                    "window": account.lots[key.lot].starts[key.window].isoformat(),
+                }
                 if _is_news(account, ("borrowing", product, key.lot, detail["window"]), pour.on):
                     yield Happening("borrowing", product, pour.on, detail)
-            elif key.source == "postpaid" and _is_news(account, ("postpaid", product, pour.cycle_on), pour.on):
+            elif key.source == "postpaid" and _is_news(
+                account, ("postpaid", product, pour.cycle_on), pour.on
+            ):
                 yield Happening("postpaid", product, pour.on, {})
 
 
@@ -62,21 +67,34 @@ def _crossings(
 
     if product == "pu":
         for percent in thresholds.lot_low:
-            for pour in _news(account, ("lot_low", product, percent), poured, before, _pool_falls_to(percent), today):
+            for pour in _news(
+                account,
+                ("lot_low", product, percent),
+                poured,
+                before,
+                _pool_falls_to(percent),
+                today,
+            ):
                 yield Happening("lot_low", product, pour.on, {"percent": percent})
     else:
         for percent in thresholds.quota_used:
             reached = _draws_reach(percent)
-            for pour in _news(account, ("quota_used", product, percent), poured, before, reached, today):
+            for pour in _news(
+                account, ("quota_used", product, percent), poured, before, reached, today
+            ):
                 yield Happening("quota_used", product, pour.on, {"percent": percent})
 
     limits = {pour.on: account.limit_on(catalog, product, pour.on) for pour in (before, *poured)}
     if any(limit is not None for limit in limits.values()):
         for percent in thresholds.limit_reached:
             reached = _usage_reaches(percent, limits)
-            for pour in _news(account, ("limit_reached", product, percent), poured, before, reached, today):
+            for pour in _news(
+                account, ("limit_reached", product, percent), poured, before, reached, today
+            ):
                 limit = quantity_text(limits[pour.on] or 0)
-                yield Happening("limit_reached", product, pour.on, {"percent": percent, "limit": limit})
+                yield Happening(
+                    "limit_reached", product, pour.on, {"percent": percent, "limit": limit}
+                )
 
 
 def _news(
@@ -124,7 +142,10 @@ def _draws_reach(percent: int) -> Reached:
 def _pool_falls_to(percent: int) -> Reached:
     def reached(pour: DayPour) -> tuple[bool, bool]:
         level, has_lots = percent * pour.bought, pour.bought > 0
-        return has_lots and pour.before.pool * 100 <= level, has_lots and pour.after.pool * 100 <= level
+        return (
+            has_lots and pour.before.pool * 100 <= level,
+            has_lots and pour.after.pool * 100 <= level,
+        )
 
     return reached
 
@@ -150,9 +171,15 @@ def _day_before(account: Account, product: str, day: date) -> DayPour:
     if earlier:
         return books.days[max(earlier)]
     last_closed = account.open_from - ONE_DAY
-    lots = [lot for lot in account.lots_of(product) if lot.is_valid(last_closed) and lot.lot in books.base.burns]
+    lots = [
+        lot
+        for lot in account.lots_of(product)
+        if lot.is_valid(last_closed) and lot.lot in books.base.burns
+    ]
     burns = [(lot, books.base.burns[lot.lot]) for lot in lots]
-    standing = Standing(0, sum(burn.drawn for _, burn in burns), sum(burn.pool(lot) for lot, burn in burns))
+    standing = Standing(
+        0, sum(burn.drawn for _, burn in burns), sum(burn.pool(lot) for lot, burn in burns)
+    )
     quota, bought = sum(lot.quota for lot in lots), sum(lot.bought for lot in lots)
     # The usage of a closed cycle is of no concern to the next one.
     return DayPour(last_closed, last_closed, {}, standing, standing, quota, bought)

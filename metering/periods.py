@@ -19,6 +19,9 @@ END_OF_MONTH = 31
 
 ONE_DAY = timedelta(days=1)
 
+# Files that lie among the zones: what this machine happens to be set to, and placeholders.
+_NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Clocks change at quarters of an hour, so one look at the zone serves a whole quarter.
@@ -39,6 +42,8 @@ def moment_of(instant: int) -> datetime:
 @lru_cache(maxsize=1024)
 def zone_named(name: str) -> ZoneInfo:
     """Find a time zone by its IANA name. Raises ValueError if there is none."""
+    if name in _NO_ZONES or name.startswith(("posix/", "right/")):
+        raise ValueError("no time zone has this name")
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, OSError, ValueError) as error:

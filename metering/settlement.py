@@ -55,7 +55,9 @@ def settle(
         if day == days[-1]:
             books.newest = (day, state.copy())
         included = account.allowance_on(catalog, product, day).included
-        poured.append(pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots))
+        poured.append(
+            pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots)
+        )
 
     entries = list(_differences(product, books, poured, after=after, original_on=original_on))
     books.days = {on: pour for on, pour in books.days.items() if on < after}
@@ -103,10 +105,10 @@ def freeze(account: Account, product: str, *, until: date) -> None:
         books.touch(until)
 
 
-def usage_of(account: Account, books: Books, today: date) -> dict[date, int]:
+def usage_of(account: Account, books: Books, today: date) -> Mapping[date, int]:
     """Sum the usage of each open day up to today."""
     if not isinstance(books.tallies, Readings):
-        return books.tallies.usage()
+        return books.tallies.totals
     starts = tuple(account.cycle_starts(today))
     key = (starts, today)
     if books.usage_cache is None or books.usage_cache[0] != key:
@@ -114,7 +116,9 @@ def usage_of(account: Account, books: Books, today: date) -> dict[date, int]:
     return books.usage_cache[1]
 
 
-def days_to_pour(account: Account, books: Books, product: str, *, after: date, today: date) -> list[date]:
+def days_to_pour(
+    account: Account, books: Books, product: str, *, after: date, today: date
+) -> list[date]:
     """List the days, from one on, on which anything can happen; nothing changes on the others."""
     days = set(usage_of(account, books, today))
     days.update(account.cycle_starts(today))
@@ -161,7 +165,13 @@ def pour_day(
     assert sum(fills.values()) - _deducted(fills) == usage
     quota = sum(lot.quota for lot in valid)
     return DayPour(
-        day, cycle_on, fills, before, _standing(state, valid, burns), quota, sum(lot.bought for lot in valid)
+        day,
+        cycle_on,
+        fills,
+        before,
+        _standing(state, valid, burns),
+        quota,
+        sum(lot.bought for lot in valid),
     )
 
 
@@ -267,11 +277,13 @@ def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = Fa
 
 
 def _standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:
-    return Standing(
-        state.usage,
-        sum(burn.drawn for burn in burns),
-        sum(burn.pool(lot) for lot, burn in zip(valid, burns, strict=True)),
-    )
+    drawn = pool = 0
+    for lot, burn in zip(valid, burns, strict=True):
+        drawn += burn.drawn
+        # Only the pool of PU lots has thresholds.
+        if not lot.product.is_windowed:
+            pool += burn.pool(lot)
+    return Standing(state.usage, drawn, pool)
 
 
 def _deducted(fills: Fills) -> int:

@@ -33,7 +33,9 @@ def open_cycles(account: Account, catalog: Catalog, *, today: date) -> list[Docu
     return [cycle(account, catalog, start, today=today, is_closed=False) for start in starts[:last]]
 
 
-def cycle(account: Account, catalog: Catalog, start: date, *, today: date, is_closed: bool) -> Document:
+def cycle(
+    account: Account, catalog: Catalog, start: date, *, today: date, is_closed: bool
+) -> Document:
     """Write one open cycle, or one that closes now."""
     ends_on = account.cycle_after(start) - ONE_DAY
     products = {
@@ -61,7 +63,11 @@ def _product(
             if key.source in sums:
                 sums[key.source] += quantity
     usage = sum(sums.values())
-    kinds = _kinds(books.tallies, start, min(ends_on, today)) if isinstance(books.tallies, Counts) else {}
+    kinds = (
+        _kinds(books.tallies, start, min(ends_on, today))
+        if isinstance(books.tallies, Counts)
+        else {}
+    )
     if not usage and not kinds:
         return None
     limit = account.limit_on(catalog, product, min(ends_on, today))

@@ -26,27 +26,35 @@ class Sum(NamedTuple):
 class Counts:
     """The sums of the open days of one product, by day and kind of message (empty for other products)."""
 
-    __slots__ = ("by_day", "changed")
+    __slots__ = ("by_day", "changed", "totals")
 
     def __init__(self) -> None:
         self.by_day: dict[date, dict[str, Sum]] = {}
-        self.changed: dict[tuple[date, str], Sum] = {}  # To be written; also when the day has closed since.
+        self.totals: dict[date, int] = {}  # The usage of each day.
+        self.changed: dict[
+            tuple[date, str], Sum
+        ] = {}  # To be written; also when the day has closed since.
 
     def add(self, day: date, kind: str, quantity: int, messages: int) -> None:
         """Add to the sum of a day; what a void takes back is negative."""
-        kinds = self.by_day.setdefault(day, {})
-        before = kinds.get(kind, _NOTHING)
-        after = kinds[kind] = Sum(before.quantity + quantity, before.messages + messages)
+        before = self.by_day.get(day, {}).get(kind, _NOTHING)
+        after = Sum(before.quantity + quantity, before.messages + messages)
         assert after.quantity >= 0 <= after.messages
+        self.put(day, kind, after)
         self.changed[day, kind] = after
 
-    def usage(self) -> dict[date, int]:
-        """Sum the usage of each day."""
-        return {day: sum(part.quantity for part in kinds.values()) for day, kinds in self.by_day.items()}
+    def put(self, day: date, kind: str, total: Sum) -> None:
+        """Set the sum of a kind on a day."""
+        kinds = self.by_day.setdefault(day, {})
+        self.totals[day] = (
+            self.totals.get(day, 0) + total.quantity - kinds.get(kind, _NOTHING).quantity
+        )
+        kinds[kind] = total
 
     def forget_before(self, day: date) -> None:
         """Let go of the days that are closed."""
         self.by_day = {kept: kinds for kept, kinds in self.by_day.items() if kept >= day}
+        self.totals = {kept: total for kept, total in self.totals.items() if kept >= day}
 
 
 _NOTHING = Sum(0, 0)
@@ -88,7 +96,9 @@ class Readings:
         self.changed: dict[tuple[bytes, date], tuple[int | None, Report | None]] = {}
         self.changed_before: dict[bytes, Report] = {}
 
-    def report(self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date) -> None:
+    def report(
+        self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date
+    ) -> None:
         """Take in a report of one day that counts on another, if that one is closed."""
         person = self.persons.setdefault(person_id, Person())
         if report.level > person.peaks.get(counts_on, 0):
@@ -110,7 +120,9 @@ class Readings:
         usage: dict[date, int] = {}
         starts = cycle_starts[: bisect_left(cycle_starts, through) + 1]
         for person in self.persons.values():
-            for day, raised in _rises(person, [start for start in starts if start <= through], through):
+            for day, raised in _rises(
+                person, [start for start in starts if start <= through], through
+            ):
                 usage[day] = usage.get(day, 0) + quantity_of(raised)
         return usage
 
@@ -136,6 +148,10 @@ def _rises(person: Person, starts: Sequence[date], through: date) -> Iterator[tu
         if highest:
             yield start, highest
         for day in days:
-            if day >= start and (following is None or day < following) and person.peaks[day] > highest:
+            if (
+                day >= start
+                and (following is None or day < following)
+                and person.peaks[day] > highest
+            ):
                 yield day, (person.peaks[day] - highest)
                 highest = person.peaks[day]

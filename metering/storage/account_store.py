@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from metering.accounts import Account, Books, DayPour, FillKey, PourState, Reservation, Setting, Standing
+from metering.accounts import (
+    Account,
+    Books,
+    DayPour,
+    FillKey,
+    PourState,
+    Reservation,
+    Setting,
+    Standing,
+)
 from metering.catalog import PRODUCTS
 from metering.lots import Burn, Lot, Window
 from metering.periods import ONE_DAY
@@ -59,7 +68,9 @@ FROM unnest(
 """
 
 
-async def lock(driver: Any, channels: Collection[str], *, unknown: Collection[str]) -> dict[str, int]:  # noqa: ANN401
+async def lock(
+    driver: Any, channels: Collection[str], *, unknown: Collection[str]
+) -> dict[str, int]:  # noqa: ANN401
     """Lock channels until the transaction ends; returns the versions of those that are registered.
 
     A channel that nobody saw before gets a row first: a registration and an event in two transactions would miss each
@@ -90,7 +101,10 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:  #
     wanted = sorted(channels)
     if not wanted:
         return {}
-    accounts = {row["channel"]: _account(row) for row in await driver.fetch(_ALL.format(table="channel"), wanted)}
+    accounts = {
+        row["channel"]: _account(row)
+        for row in await driver.fetch(_ALL.format(table="channel"), wanted)
+    }
     for row in await driver.fetch(_ALL.format(table="setting"), wanted):
         value = Setting(row["at"], row["sequence"], row["on_day"], orjson.loads(row["value"]))
         accounts[row["channel"]].set_value(row["name"], row["of"], value)
@@ -101,12 +115,17 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:  #
         accounts[row["channel"]].lots[row["lot"]] = _lot(row, windows[row["channel"], row["lot"]])
     for row in await driver.fetch(_ALL.format(table="reservation"), wanted):
         accounts[row["channel"]].reservations[row["lot"]] = Reservation(
-            row["lot"], row["product"], row["made_on"], row["sequence"], row["executes_on"], row["state"]
+            row["lot"],
+            row["product"],
+            row["made_on"],
+            row["sequence"],
+            row["executes_on"],
+            row["state"],
         )
     for row in await driver.fetch(_OPEN.format(table="tally"), wanted):
         counts = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(counts, Counts)
-        counts.by_day.setdefault(row["on_day"], {})[row["kind"]] = Sum(row["quantity"], row["messages"])
+        counts.put(row["on_day"], row["kind"], Sum(row["quantity"], row["messages"]))
     for row in await driver.fetch(_ALL.format(table="level"), wanted):
         readings = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(readings, Readings)
@@ -147,13 +166,25 @@ async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> No
         for account in accounts
     ]  # fmt: skip
     await driver.execute(_SAVE, *zip(*rows, strict=True))
-    await database.insert(driver, setting, [row for account in accounts for row in _setting_rows(account)])
+    await database.insert(
+        driver, setting, [row for account in accounts for row in _setting_rows(account)]
+    )
     await database.upsert(driver, lot, (row for account in accounts for row in _lot_rows(account)))
-    await database.upsert(driver, lot_window, (row for account in accounts for row in _window_rows(account)))
-    await database.upsert(driver, reservation, (row for account in accounts for row in _reservation_rows(account)))
-    await database.upsert(driver, tally, (row for account in accounts for row in _tally_rows(account)))
-    await database.upsert(driver, reading, (row for account in accounts for row in _reading_rows(account)))
-    await database.upsert(driver, level, (row for account in accounts for row in _level_rows(account)))
+    await database.upsert(
+        driver, lot_window, (row for account in accounts for row in _window_rows(account))
+    )
+    await database.upsert(
+        driver, reservation, (row for account in accounts for row in _reservation_rows(account))
+    )
+    await database.upsert(
+        driver, tally, (row for account in accounts for row in _tally_rows(account))
+    )
+    await database.upsert(
+        driver, reading, (row for account in accounts for row in _reading_rows(account))
+    )
+    await database.upsert(
+        driver, level, (row for account in accounts for row in _level_rows(account))
+    )
     for account in accounts:
         _note_saved(account)
 
@@ -175,7 +206,9 @@ def _account(row: Any) -> Account:  # noqa: ANN401
 
 
 def _window(row: Any) -> Window:  # noqa: ANN401
-    return Window(row["own"], row["carried"], row["borrowed"], row["minimum"], row["lent"], row["taken"])
+    return Window(
+        row["own"], row["carried"], row["borrowed"], row["minimum"], row["lent"], row["taken"]
+    )
 
 
 def _lot(row: Any, windows: dict[int, Window]) -> Lot:  # noqa: ANN401
@@ -238,7 +271,9 @@ def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
     running = held.window_of(last_closed)
     window = held.windows[running]
     burn = Burn(
-        [each.taken for each in held.windows], running, window.own + window.carried + window.borrowed
+        [each.taken for each in held.windows],
+        running,
+        window.own + window.carried + window.borrowed,
     )
     for pour in books.days.values():
         for key, quantity in pour.fills.items():
@@ -251,7 +286,15 @@ def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
 
 def _setting_rows(account: Account) -> Iterable[tuple[object, ...]]:
     for name, of, value in account.unsaved.settings:
-        yield account.channel, name, of, value.sequence, value.at, value.on, orjson.dumps(value.value).decode()
+        yield (
+            account.channel,
+            name,
+            of,
+            value.sequence,
+            value.at,
+            value.on,
+            orjson.dumps(value.value).decode(),
+        )
 
 
 def _lot_rows(account: Account) -> Iterable[tuple[object, ...]]:

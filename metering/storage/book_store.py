@@ -33,12 +33,16 @@ async def read_all(engine: AsyncEngine, catalog: Catalog, *, clock: int) -> dict
         return {name: document async for name, document in _read(connection, catalog, clock)}
 
 
-async def read_channel(engine: AsyncEngine, catalog: Catalog, name: str, *, clock: int) -> Document | None:
+async def read_channel(
+    engine: AsyncEngine, catalog: Catalog, name: str, *, clock: int
+) -> Document | None:
     """Read the books of one channel, with what its months may take; None if it is not registered."""
     async with engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ")
         known = await connection.scalar(
-            sa.select(channel.c.channel).where(channel.c.channel == name, channel.c.time_zone.is_not(None))
+            sa.select(channel.c.channel).where(
+                channel.c.channel == name, channel.c.time_zone.is_not(None)
+            )
         )
         if known is None:
             return None
@@ -84,9 +88,9 @@ async def _documents(
         closed[row.channel].append(orjson.loads(row.document))
     notices: dict[str, list[Document]] = {name: [] for name in names}
     rows = await connection.execute(
-        sa.select(notice.c.channel, notice.c.kind, notice.c.product, notice.c.on_day, notice.c.detail).where(
-            any_of(notice.c.channel, names)
-        )
+        sa.select(
+            notice.c.channel, notice.c.kind, notice.c.product, notice.c.on_day, notice.c.detail
+        ).where(any_of(notice.c.channel, names))
     )
     for row in sorted(rows, key=lambda row: (row.on_day, row.kind, row.product or "", row.detail)):
         notices[row.channel].append(
@@ -98,7 +102,8 @@ async def _documents(
             }
         )
     documents = {
-        name: document_of(accounts[name], catalog, closed[name], notices[name], clock=clock) for name in names
+        name: document_of(accounts[name], catalog, closed[name], notices[name], clock=clock)
+        for name in names
     }
     if with_ranges:
         for name, document in documents.items():
@@ -107,7 +112,12 @@ async def _documents(
 
 
 def document_of(
-    account: Account, catalog: Catalog, closed: list[Document], notices: list[Document], *, clock: int
+    account: Account,
+    catalog: Catalog,
+    closed: list[Document],
+    notices: list[Document],
+    *,
+    clock: int,
 ) -> Document:
     """Put the document of a channel together."""
     today = account.day_of(clock)

@@ -113,7 +113,9 @@ _BEGIN = sa.text("SELECT 1")
 
 @lru_cache(maxsize=64)
 def _columns_of(table: sa.Table) -> list[str]:
-    return [column.name for column in table.columns if column.identity is None and _is_written(column)]
+    return [
+        column.name for column in table.columns if column.identity is None and _is_written(column)
+    ]
 
 
 def _is_written(column: sa.Column[Any]) -> bool:
@@ -129,7 +131,8 @@ def _upsert_statements(table: sa.Table) -> tuple[str, str, str]:
     changes = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in columns if name not in keys)
     conflict = ", ".join(f'"{name}"' for name in keys)
     arrays = ", ".join(
-        f"${number}::{_sql_type(table.columns[name])}[]" for number, name in enumerate(columns, start=1)
+        f"${number}::{_sql_type(table.columns[name])}[]"
+        for number, name in enumerate(columns, start=1)
     )
     action = f"ON CONFLICT ({conflict}) DO UPDATE SET {changes}"
     staging = f"{table.name}_staged"
@@ -160,7 +163,9 @@ async def upsert(driver: Any, table: sa.Table, rows: Iterable[Sequence[object]])
         await driver.execute(by_arrays, *zip(*found, strict=True))
         return
     await driver.execute(staging)
-    await driver.copy_records_to_table(f"{table.name}_staged", records=found, columns=_columns_of(table))
+    await driver.copy_records_to_table(
+        f"{table.name}_staged", records=found, columns=_columns_of(table)
+    )
     await driver.execute(by_staging)
 
 

@@ -30,9 +30,7 @@ EventRow = tuple[Any, ...]
 
 _COLUMNS = [column.name for column in event.columns]
 _STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS arrived (LIKE event) ON COMMIT DELETE ROWS"
-_CLAIM = (
-    f"INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"  # noqa: F541, S608
-)
+_CLAIM = f"INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"  # noqa: F541, S608
 _MET = """
 SELECT e.* FROM arrived a JOIN event e ON e.channel = a.channel AND e.digest = a.digest AND e.month = ANY ($1)
 WHERE (e.position, e.read_at_offset) <> (a.position, a.read_at_offset)
@@ -89,7 +87,11 @@ def row_for(message: Count | Reading | Void, place: Place, catalog: Catalog) -> 
             pu = catalog.pu_of(message.tariff, moment_of(message.at).date()) or 0
             kind, quantity, messages = message.tariff.kind, pu * message.units, message.units
     elif isinstance(message, Reading):
-        product, quantity, person = _CODES[message.product], quantity_of(message.level), message.person or None
+        product, quantity, person = (
+            _CODES[message.product],
+            quantity_of(message.level),
+            message.person or None,
+        )
     else:
         person = message.target
     return (
@@ -102,7 +104,9 @@ def row_as_standing(identity: Identity) -> EventRow:
     """Write the record of an event as it stands now."""
     message = identity.message
     assert isinstance(message, Count | Reading | Void)
-    person = message.target if isinstance(message, Void) else getattr(message, "person", None) or None
+    person = (
+        message.target if isinstance(message, Void) else getattr(message, "person", None) or None
+    )
     quantity = quantity_of(identity.quantity) if isinstance(message, Reading) else identity.quantity
     return (
         message.channel, message.digest, month_of(message.at), identity.content, message.at, *identity.place,
@@ -131,7 +135,9 @@ async def claim_commands(driver: Any, commands: Iterable[tuple[Command, Place]])
     return int(status.rpartition(" ")[2])
 
 
-def command_row(message: Command, place: Place, state: str, answer: str | None = None) -> tuple[Any, ...]:
+def command_row(
+    message: Command, place: Place, state: str, answer: str | None = None
+) -> tuple[Any, ...]:
     """Write the record of a command."""
     return (
         message.channel, message.digest, message.content, message.at, *place,
@@ -225,7 +231,11 @@ def _is_countable(code: int) -> bool:
 def _command_identities(rows: Iterable[Any]) -> dict[Key, Identity]:
     return {
         (row["channel"], row["digest"]): Identity(
-            None, row["content"], Place(row["position"], row["read_at_offset"]), row["state"], row["at"]
+            None,
+            row["content"],
+            Place(row["position"], row["read_at_offset"]),
+            row["state"],
+            row["at"],
         )
         for row in rows
     }

@@ -42,8 +42,15 @@ async def append(
         position, offset = place if place is not None else (None, None)
         lines.append(
             (
-                channel, account.entries, line.product, line.on, *line.fill, line.quantity, line.original_on,
-                position, offset,
+                channel,
+                account.entries,
+                line.product,
+                line.on,
+                *line.fill,
+                line.quantity,
+                line.original_on,
+                position,
+                offset,
             )  # fmt: skip
         )
         sums[channel, line.product, line.on, *line.fill] = line.total
@@ -72,11 +79,15 @@ async def issue(
         account = accounts[channel]
         account.notices += 1
         detail = orjson.dumps(happening.detail, option=orjson.OPT_SORT_KEYS).decode()
-        rows.append((channel, account.notices, happening.kind, happening.product, happening.on, detail))
+        rows.append(
+            (channel, account.notices, happening.kind, happening.product, happening.on, detail)
+        )
     await database.insert(driver, notice, rows)
 
 
 async def keep_rejects(driver: Any, rejects: Sequence[Reject]) -> None:  # noqa: ANN401
     """Keep why records were rejected."""
-    rows = [(*line.place, line.channel, line.reason, line.detail, line.was_parked) for line in rejects]
+    rows = [
+        (*line.place, line.channel, line.reason, line.detail, line.was_parked) for line in rejects
+    ]
     await database.insert(driver, reject, rows)

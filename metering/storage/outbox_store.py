@@ -49,20 +49,25 @@ class OutboxMessage(NamedTuple):
 
 async def put(driver: Any, drafts: Sequence[Draft]) -> None:  # noqa: ANN401
     """Add messages to the outbox."""
-    rows = [(draft.destination, draft.key, draft.value, pack_headers(draft.headers)) for draft in drafts]
+    rows = [
+        (draft.destination, draft.key, draft.value, pack_headers(draft.headers)) for draft in drafts
+    ]
     await database.insert(driver, outbox, rows)
 
 
 async def take(connection: AsyncConnection, *, messages_max: int) -> list[OutboxMessage]:
     """Take the oldest messages, which no other member takes until the transaction ends."""
     rows = await connection.execute(
-        sa.select(outbox.c.number, outbox.c.destination, outbox.c.key, outbox.c.value, outbox.c.headers)
+        sa.select(
+            outbox.c.number, outbox.c.destination, outbox.c.key, outbox.c.value, outbox.c.headers
+        )
         .order_by(outbox.c.number)
         .limit(messages_max)
         .with_for_update(skip_locked=True)
     )
     return [
-        OutboxMessage(row.number, row.destination, row.key, row.value, unpack_headers(row.headers)) for row in rows
+        OutboxMessage(row.number, row.destination, row.key, row.value, unpack_headers(row.headers))
+        for row in rows
     ]
 
 
@@ -129,10 +134,14 @@ def _cloud_event(digest: bytes, kind: str, channel: str, at: int, data: dict[str
 
 def pack_headers(headers: Headers) -> bytes:
     """Pack the headers of a record, whose values are any bytes, into one value."""
-    packed = [[name, None if value is None else b64encode(value).decode()] for name, value in headers]
+    packed = [
+        [name, None if value is None else b64encode(value).decode()] for name, value in headers
+    ]
     return orjson.dumps(packed)
 
 
 def unpack_headers(packed: bytes) -> Headers:
     """Unpack what pack_headers packed."""
-    return tuple((name, None if value is None else b64decode(value)) for name, value in orjson.loads(packed))
+    return tuple(
+        (name, None if value is None else b64decode(value)) for name, value in orjson.loads(packed)
+    )

@@ -70,7 +70,11 @@ async def find_overdue(
     records_max: int,
 ) -> list[Waiting]:
     """Find what has waited too long for these channels, which must be locked."""
-    return _waiting(await driver.fetch(_OVERDUE, sorted(channels), before, records_max)) if channels else []
+    return (
+        _waiting(await driver.fetch(_OVERDUE, sorted(channels), before, records_max))
+        if channels
+        else []
+    )
 
 
 async def add(driver: Any, waiting: Sequence[tuple[str, bytes, int, Waiting]]) -> None:  # noqa: ANN401
@@ -78,8 +82,16 @@ async def add(driver: Any, waiting: Sequence[tuple[str, bytes, int, Waiting]]) -
     if waiting:
         rows = [
             (
-                channel, digest, at, record.waits_for or None, *record.place, record.clock, record.topic,
-                record.key, record.value, pack_headers(record.headers),
+                channel,
+                digest,
+                at,
+                record.waits_for or None,
+                *record.place,
+                record.clock,
+                record.topic,
+                record.key,
+                record.value,
+                pack_headers(record.headers),
             )  # fmt: skip
             for channel, digest, at, record in waiting
         ]

@@ -136,15 +136,21 @@ async def advance(connection: AsyncConnection, slices: Sequence[Slice]) -> None:
         },
     )
     if result.rowcount != len(slices):  # type: ignore[attr-defined]
-        raise Fenced(f"{len(slices) - result.rowcount} of {len(slices)} partitions were claimed by somebody else")  # type: ignore[attr-defined]
+        raise Fenced(
+            f"{len(slices) - result.rowcount} of {len(slices)} partitions were claimed by somebody else"
+        )  # type: ignore[attr-defined]
 
 
-async def mark_read(connection: AsyncConnection, claims: Sequence[Claim], *, read_up_to: int) -> None:
+async def mark_read(
+    connection: AsyncConnection, claims: Sequence[Claim], *, read_up_to: int
+) -> None:
     """Note that nothing more came on partitions that are read to their end."""
     await connection.execute(
         sa.update(position)
         .where(
-            sa.tuple_(position.c.number, position.c.epoch).in_([(claim.number, claim.epoch) for claim in claims]),
+            sa.tuple_(position.c.number, position.c.epoch).in_(
+                [(claim.number, claim.epoch) for claim in claims]
+            ),
             position.c.read_up_to < read_up_to,
         )
         .values(read_up_to=read_up_to)

@@ -27,7 +27,9 @@ async def migrate(engine: AsyncEngine, schema: str) -> str:
     """Create the schema or bring it up to date, as owner; returns the revision it is at."""
     async with engine.begin() as connection:
         # Two who migrate at once take turns.
-        await connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('lotmeter.migrate'))"))
+        await connection.execute(
+            sa.text("SELECT pg_advisory_xact_lock(hashtext('lotmeter.migrate'))")
+        )
         await connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
         await connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}"))
         return await connection.run_sync(_upgrade)
@@ -45,8 +47,12 @@ async def grant(
             if known is None and create_roles:
                 await connection.execute(sa.text(f"CREATE ROLE {quoted(role)} LOGIN"))
             elif known is None:
-                raise ValueError(f"there is no role {role}: create it, or migrate with --create-roles")
-            await connection.execute(sa.text(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {quoted(role)}"))
+                raise ValueError(
+                    f"there is no role {role}: create it, or migrate with --create-roles"
+                )
+            await connection.execute(
+                sa.text(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {quoted(role)}")
+            )
             await connection.execute(
                 sa.text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {quoted(schema)} TO {quoted(role)}")
             )
@@ -55,7 +61,9 @@ async def grant(
         if reader is not None:
             # Originals of waiting records and of rejects may hold message texts.
             for private in ("parked", "outbox"):
-                await connection.execute(sa.text(f"REVOKE SELECT ON {private} FROM {quoted(reader)}"))
+                await connection.execute(
+                    sa.text(f"REVOKE SELECT ON {private} FROM {quoted(reader)}")
+                )
 
 
 async def _grant_app(connection: sa.ext.asyncio.AsyncConnection, role: str) -> None:
@@ -65,7 +73,10 @@ async def _grant_app(connection: sa.ext.asyncio.AsyncConnection, role: str) -> N
     statements += [f"GRANT UPDATE ON {table.name} TO {role}" for table in APP_MAY_UPDATE]
     statements += [f"GRANT DELETE ON {table.name} TO {role}" for table in APP_MAY_DELETE]
     # Rows of the outbox are locked while they are sent, and those of waiting records while they are taken up.
-    statements += [f"GRANT UPDATE (created_at) ON outbox TO {role}", f"GRANT UPDATE (clock) ON parked TO {role}"]
+    statements += [
+        f"GRANT UPDATE (created_at) ON outbox TO {role}",
+        f"GRANT UPDATE (clock) ON parked TO {role}",
+    ]
     statements += [f"GRANT EXECUTE ON FUNCTION ensure_month(smallint) TO {role}"]
     for statement in statements:
         await connection.execute(sa.text(statement))

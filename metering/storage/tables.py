@@ -21,7 +21,9 @@ _text, _date, _bytes, _flag = sa.Text, sa.Date, sa.LargeBinary, sa.Boolean
 _quantity = _instant = sa.BigInteger
 
 
-def _column(name: str, kind: sa.types.TypeEngine[object] | type, **options: object) -> sa.Column[object]:
+def _column(
+    name: str, kind: sa.types.TypeEngine[object] | type, **options: object
+) -> sa.Column[object]:
     return sa.Column(name, kind, nullable=bool(options.pop("nullable", False)), **options)  # type: ignore[arg-type]
 
 
@@ -86,7 +88,9 @@ channel = sa.Table(
     _column("due_at", _instant, nullable=True),
     _column("closes_at", _instant, nullable=True),
     sa.Index("channel_by_due_at", "due_at", postgresql_where=sa.text("due_at IS NOT NULL")),
-    sa.Index("channel_by_closes_at", "closes_at", postgresql_where=sa.text("closes_at IS NOT NULL")),
+    sa.Index(
+        "channel_by_closes_at", "closes_at", postgresql_where=sa.text("closes_at IS NOT NULL")
+    ),
     # Room for updates in place: the row moves on with every batch.
     postgresql_with={"fillfactor": "70"},
 )
@@ -107,8 +111,12 @@ event = sa.Table(
     _column("kind", _text, nullable=True),
     _column("quantity", _quantity),
     _column("messages", sa.Integer),
-    _column("person", _bytes, nullable=True),  # Who holds a seat; of a void, the event it takes back.
-    _column("counts_on", _date, nullable=True),  # Only where it is not the event's own day: it is late.
+    _column(
+        "person", _bytes, nullable=True
+    ),  # Who holds a seat; of a void, the event it takes back.
+    _column(
+        "counts_on", _date, nullable=True
+    ),  # Only where it is not the event's own day: it is late.
     postgresql_partition_by="RANGE (month)",
 )
 
@@ -194,7 +202,9 @@ lot_window = sa.Table(
     _column("lent", _quantity),
     _column("taken", _quantity),
     sa.CheckConstraint("taken BETWEEN 0 AND quota", name="lot_window_gives_its_quota_once"),
-    sa.CheckConstraint("own + carried + borrowed <= maximum", name="lot_window_gives_no_more_than_it_may"),
+    sa.CheckConstraint(
+        "own + carried + borrowed <= maximum", name="lot_window_gives_no_more_than_it_may"
+    ),
     sa.CheckConstraint(
         "own >= 0 AND carried >= 0 AND borrowed >= 0 AND minimum >= 0 AND lent BETWEEN 0 AND taken",
         name="lot_window_is_not_negative",
@@ -213,7 +223,8 @@ reservation = sa.Table(
     _column("executes_on", _date, nullable=True),
     _column("state", _text),
     sa.CheckConstraint(
-        "state IN ('waiting', 'executed', 'refused', 'cancelled')", name="reservation_has_a_known_state"
+        "state IN ('waiting', 'executed', 'refused', 'cancelled')",
+        name="reservation_has_a_known_state",
     ),
 )
 
@@ -285,7 +296,9 @@ entry = sa.Table(
     _column("quota_number", sa.SmallInteger),
     _column("quantity", _quantity),
     _column("original_on", _date, nullable=True),
-    _column("position", sa.Integer, nullable=True),  # The record that was taken in last before; null: the clock.
+    _column(
+        "position", sa.Integer, nullable=True
+    ),  # The record that was taken in last before; null: the clock.
     _column("read_at_offset", sa.BigInteger, nullable=True),
     _column("booked_at", sa.DateTime(timezone=True), server_default=sa.func.now()),
 )
@@ -336,7 +349,8 @@ outbox = sa.Table(
     _column("headers", _bytes),
     _column("created_at", sa.DateTime(timezone=True), server_default=sa.func.now()),
     sa.CheckConstraint(
-        "destination IN ('notices', 'statements', 'dead_letters')", name="outbox_has_a_known_destination"
+        "destination IN ('notices', 'statements', 'dead_letters')",
+        name="outbox_has_a_known_destination",
     ),
 )
 
