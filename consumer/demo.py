@@ -57,6 +57,8 @@ async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool
             f"{PREFIX}KAFKA_SERVERS": broker,
             f"{PREFIX}HTTP_ADDRESS": f"127.0.0.1:{_free_port()}",
             f"{PREFIX}IDLE_MARK_SECONDS": "1",
+            # The embedded broker waits for half of it before it lets the first member in.
+            f"{PREFIX}SESSION_TIMEOUT_SECONDS": "6",
             f"{PREFIX}LOG_LEVEL": "warning",
         }
         settings = Settings.from_environ(environ)

@@ -32,20 +32,30 @@ class Health:
 
     def __init__(self, why_not_ready: Callable[[], Sequence[str]]) -> None:
         self._why_not_ready = why_not_ready
-        self._connections = 0
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._rendering: asyncio.Task[bytes] | None = None
 
     @asynccontextmanager
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serve while the block runs; yields the port, as 0 means any."""
         server = await asyncio.start_server(self._serve, host, port, limit=HEADER_BYTES_MAX)
-        async with server:
-            yield int(server.sockets[0].getsockname()[1])
+        try:
+            async with server:
+                yield int(server.sockets[0].getsockname()[1])
+        finally:
+            for writer in self._connections.values():
+                writer.transport.abort()
+            await asyncio.gather(*self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
         try:
-            if self._connections > CONNECTIONS_MAX:
+            if len(self._connections) > CONNECTIONS_MAX:
+                # What is not read would make the closing look like an error, and hide the answer.
+                async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                    await reader.read(HEADER_BYTES_MAX)
                 answer = Answer(HTTPStatus.SERVICE_UNAVAILABLE, b"too many at once\n")
             else:
                 answer = await self._answer(reader)
@@ -64,9 +74,10 @@ class Health:
             # Whoever asked has gone, or takes nothing.
             writer.transport.abort()
         finally:
-            self._connections -= 1
+            writer.close()
             with suppress(OSError):
-                writer.close()
+                await writer.wait_closed()
+            del self._connections[task]
 
     async def _answer(self, reader: asyncio.StreamReader) -> Answer:
         try:

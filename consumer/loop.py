@@ -207,6 +207,7 @@ class Loop:
         metrics.BATCHES.labels("recorded").inc()
         metrics.BATCH_SECONDS.observe(seconds)
         metrics.BATCH_RECORDS.observe(len(records))
+        metrics.HOLES.inc(sum(part.to_offset - part.from_offset for part in slices) - len(records))
         metrics.LAST_COMMIT.set_to_current_time()
         metrics.observe_delays(records, now=now_instant())
         log.debug("batch", records=len(records), partitions=len(parts), seconds=round(seconds, 3))

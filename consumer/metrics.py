@@ -68,6 +68,10 @@ UNITS_RETURNED = Counter(
     ["product", "source"],
 )
 NOTICES = Counter("lotmeter_notices_total", "Notices issued, by kind.", ["kind"])
+HOLES = Counter(
+    "lotmeter_holes_total",
+    "Offsets without a record: what Kafka keeps for itself, or has removed.",
+)
 BATCHES = Counter("lotmeter_batches_total", "Batches, by how they ended.", ["result"])
 BATCH_SECONDS = Histogram(
     "lotmeter_batch_seconds", "From the first record of a batch to its commit.", buckets=_SECONDS

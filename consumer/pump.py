@@ -7,12 +7,19 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError, RecordTooLargeError
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    KafkaError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+)
 
 from consumer.partitions import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
@@ -25,13 +32,18 @@ CHUNK_RECORDS_MAX = 1_000
 # How long to wait for news, and how long where a lane that is full may be free again soon.
 NEWS_MS, ROOM_MS = 200, 20
 
-# How long to leave the client alone that could not fetch.
+# How long to leave a partition alone that could not be fetched, and how often to try until it is
+# no accident of the way.
 ERROR_SECONDS = 1
+UNPACK_FAILURES_MAX = 5
+ONE_BY_ONE_SECONDS = 5
 
 MEBIBYTE = 1 << 20
 
 # What a record takes besides its value and headers.
 RECORD_BYTES = 500
+
+NOBODYS = TopicPartition("", 0)
 
 log = structlog.get_logger()
 
@@ -49,6 +61,7 @@ class Pump:
         self._lanes = settings.lanes
         # Set when something has come for a lane.
         self.news = [asyncio.Event() for _ in range(settings.lanes)]
+        self._one_by_one_until = 0.0
         self.asked_at = time.monotonic()  # For the watchdogs.
 
     def of_lane(self, lane: int) -> list[Held]:
@@ -65,14 +78,15 @@ class Pump:
             # One by one: asked for many, the client gives all it has of one before the next.
             for held in wanted:
                 found += await self._fetch([held], timeout_ms=0)
-            if wanted and not found:
+            if found:
+                continue
+            if not wanted or time.monotonic() < self._one_by_one_until:
+                # A member without partitions only takes part in the group while it asks.
+                await self._fetch((), timeout_ms=0)
+                await asyncio.sleep(ROOM_MS / 1_000)
+            else:
                 is_all = len(wanted) == len(self._partitions.ready)
                 await self._fetch(wanted, timeout_ms=NEWS_MS if is_all else ROOM_MS)
-            elif not wanted:
-                # A member without partitions only takes part in the group while it asks.
-                if self._partitions.has_joined and not self._partitions.held:
-                    await self._ask()
-                await asyncio.sleep(ROOM_MS / 1_000)
 
     def _wanted(self) -> list[Held]:
         """Pick the partitions to ask for: those whose lane has room."""
@@ -84,21 +98,26 @@ class Pump:
                 sum([len(chunk.records) for chunk in chunks]) < self._records_max
                 and sum([chunk.bytes for chunk in chunks]) < self._bytes_max
             )
+            now = time.monotonic()
             for held in partitions:
-                held.asked_since = (held.asked_since or time.monotonic()) if has_room else None
+                held.asked_since = (held.asked_since or now) if has_room else None
             if has_room:
-                wanted += partitions
+                wanted += [held for held in partitions if held.ask_at <= now]
         return wanted
 
     async def _fetch(self, wanted: Sequence[Held], *, timeout_ms: int) -> int:
         """Put what has come into the chunks; returns how many chunks."""
-        tps = [held.tp for held in wanted]
+        # To the client no partition means all, also those that are being loaded: what it gave of
+        # them would be lost.
+        tps = [held.tp for held in wanted] or [NOBODYS]
         self._partitions.asked.update(tps)
         try:
             found = await self._consumer.getmany(
                 *tps, timeout_ms=timeout_ms, max_records=CHUNK_RECORDS_MAX
             )
-        except KafkaError as error:
+        except ConsumerStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001  # What cannot be unpacked raises anything.
             await self._cannot_fetch(wanted, error)
             return 0
         finally:
@@ -109,6 +128,7 @@ class Pump:
             # During the question it may have been taken back, or given back to be claimed again.
             if not self._partitions.is_ready(held):
                 continue
+            held.failures = 0
             position = await self._consumer.position(held.tp)
             if position > held.fetched_to:
                 records = found.get(held.tp, [])
@@ -120,26 +140,36 @@ class Pump:
             await asyncio.sleep(0)
         return chunks
 
-    async def _cannot_fetch(self, wanted: Iterable[Held], error: KafkaError) -> None:
-        """Stop a partition of which something is missing. Other errors pass, or a watchdog sees."""
+    async def _cannot_fetch(self, wanted: Sequence[Held], error: Exception) -> None:
+        """Go back to where we are, and halt the partition if it will never be better."""
         for held in wanted:
-            if isinstance(error, OffsetOutOfRangeError) and held.tp in error.args[0]:
-                why = f"offset {held.fetched_to} is no longer in the log, or not yet"
-                await self._partitions.halt(held, why)
-                return
-            # The client would step over the record.
-            if isinstance(error, RecordTooLargeError) and held.tp in error.args:
-                why = f"offset {held.fetched_to} is too large to fetch"
-                await self._partitions.halt(held, why)
-                return
-        log.warning("cannot_fetch", reason=type(error).__name__)
-        await asyncio.sleep(ERROR_SECONDS)
+            # Of partitions that were asked together the client forgets what it had in hand.
+            if self._partitions.is_ready(held):
+                self._consumer.seek(held.tp, held.fetched_to)
+        log.warning("cannot_fetch", reason=type(error).__name__, partitions=len(wanted))
+        if len(wanted) != 1:
+            # Then it will show which one it is.
+            self._one_by_one_until = time.monotonic() + ONE_BY_ONE_SECONDS
+            return
 
-    async def _ask(self) -> None:
-        try:
-            await self._consumer.getmany(timeout_ms=NEWS_MS)
-        except KafkaError as error:
-            await self._cannot_fetch((), error)
+        [held] = wanted
+        held.failures += 1
+        held.ask_at = time.monotonic() + ERROR_SECONDS
+        why = None
+        if isinstance(error, OffsetOutOfRangeError):
+            why = "is no longer in the log, or not yet"
+        elif isinstance(error, RecordTooLargeError):
+            # The client would step over it.
+            why = "is too large to fetch"
+        elif held.failures >= UNPACK_FAILURES_MAX and _is_about_records(error):
+            why = f"cannot be unpacked: {type(error).__name__}"
+        if why is not None:
+            await self._partitions.halt(held, f"offset {held.fetched_to} {why}")
+
+
+def _is_about_records(error: Exception) -> bool:
+    """Say whether the client got records and cannot make sense of them."""
+    return isinstance(error, CorruptRecordException) or not isinstance(error, KafkaError)
 
 
 def _size_of(record: ConsumerRecord[bytes, bytes]) -> int:

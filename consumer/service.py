@@ -112,11 +112,12 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
 
         health = Health(lambda: _why_not_ready(partitions, stop))
         port = await stack.enter_async_context(health.serving(*settings.http_endpoint))
+        log.info("starting", owner=owner, http_port=port, topics=settings.topics)
         consumer.subscribe(settings.topics, listener=partitions)
         await stack.enter_async_context(_membership(consumer, stop))
         if stop.is_set():
             return
-        log.info("started", owner=owner, http_port=port, topics=settings.topics)
+        log.info("started")
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watchdogs.run())
             settling = tasks.create_task(clock.run())

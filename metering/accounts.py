@@ -123,9 +123,8 @@ class Books:
         self.base = base  # As it was when the earliest open cycle began.
         self.days: dict[date, DayPour] = {}  # What is booked of the open days.
         self.dirty_from: date | None = None  # The first day that must be poured again.
-        self.newest: tuple[date, PourState] | None = (
-            None  # The state in which the newest day began.
-        )
+        # The states in which the newest days began: usage mostly comes for these, and pours from there.
+        self.newest: list[tuple[date, PourState]] = []
         self.poured_through: date | None = None
         self.unlooked_from: date | None = (
             None  # The first day that was poured since thresholds were looked at.

@@ -153,7 +153,8 @@ class Intake:
     def take(self, arrival: Arrival) -> Outcome:
         """Take one record in, at its clock. What was due by then must have been caught up with."""
         channel = arrival.message.channel
-        self._expire_parked(channel, arrival.clock)
+        if channel in self.parked:
+            self._expire_parked(channel, arrival.clock)
         try:
             self._admit(arrival)
             outcome = self._place(arrival)
@@ -267,6 +268,9 @@ class Intake:
         if void.target == void.digest:
             raise Rejected("not_voidable", "a void cannot take itself back")
         if target is None:
+            return self._park(arrival, waits_for=void.target)
+        if target.state == "parked" and isinstance(target.message, Count):
+            # It waits for the channel too, and is taken up in its turn.
             return self._park(arrival, waits_for=void.target)
         if not target.is_countable:
             raise Rejected("not_voidable", "only count and cost events can be taken back")

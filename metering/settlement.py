@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from metering.lots import Lot
 
 
+# Days whose beginning is kept: a batch seldom reaches further back, and each costs memory.
+NEWEST_DAYS = 6
+
+
 class Entry(NamedTuple):
     """One immutable line of the ledger: this much more (or less) was poured there."""
 
@@ -52,12 +56,10 @@ def settle(
 
     poured: list[DayPour] = []
     for day in days:
-        if day == days[-1]:
-            books.newest = (day, state.copy())
+        books.newest.append((day, state.copy()))
         included = account.allowance_on(catalog, product, day).included
-        poured.append(
-            pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots)
-        )
+        poured.append(pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots))
+    del books.newest[:-NEWEST_DAYS]
 
     entries = list(_differences(product, books, poured, after=after, original_on=original_on))
     books.days = {on: pour for on, pour in books.days.items() if on < after}
@@ -100,9 +102,7 @@ def freeze(account: Account, product: str, *, until: date) -> None:
     books.days = {on: pour for on, pour in books.days.items() if on >= until}
     books.tallies.forget_before(until)
     books.usage_cache = None
-    if books.newest is not None and books.newest[0] < until:
-        books.newest = None
-        books.touch(until)
+    books.newest = [(day, state) for day, state in books.newest if day >= until]
 
 
 def usage_of(account: Account, books: Books, today: date) -> Mapping[date, int]:
@@ -203,9 +203,11 @@ def replay(state: PourState, pour: DayPour, lots: Mapping[str, Lot]) -> None:
 
 
 def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:
-    dirty_from = books.dirty_from
-    if books.newest is not None and (dirty_from is None or dirty_from >= books.newest[0]):
-        return books.newest[0], books.newest[1].copy()
+    """Find the latest day from which everything that changed can be poured again."""
+    while books.newest:
+        day, state = books.newest.pop()
+        if books.dirty_from is None or day <= books.dirty_from:
+            return day, state
     return open_from, books.base.copy()
 
 

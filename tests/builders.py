@@ -22,7 +22,7 @@ def instant(at: str) -> str:
     return at if "T" in at else f"{at}T12:00:00+09:00"
 
 
-def line(
+def line(  # noqa: PLR0913  # A test names the two or three that it is about.
     topic: str,
     kind: str,
     at: str,
@@ -233,7 +233,7 @@ class Books:
 
     def crossed(self, kind: str, product: str | None = None) -> list[tuple[str, int]]:
         """List the days and percents of the thresholds that were crossed."""
-        return [(on, detail["percent"]) for on, detail in self.notices(kind, product)]
+        return sorted((on, detail["percent"]) for on, detail in self.notices(kind, product))
 
     def refusals(self) -> list[str]:
         """List why commands were refused, in order of the day."""

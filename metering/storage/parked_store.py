@@ -18,7 +18,7 @@ SELECT p.*, q.topic_partition FROM (
         ON p.channel = wanted.channel AND (p.digest = wanted.digest OR p.waits_for = wanted.digest)
 ) p JOIN position q ON q.number = p.position ORDER BY p.number
 """
-_ANY = "SELECT EXISTS (SELECT FROM parked)"
+_CONCERNED = "SELECT DISTINCT channel FROM parked WHERE channel = ANY ($1)"
 _OVERDUE = """
 SELECT p.*, q.topic_partition FROM parked p JOIN position q ON q.number = p.position
 WHERE p.channel = ANY ($1) AND p.at < $2 ORDER BY p.number LIMIT $3
@@ -53,13 +53,16 @@ async def find(
     driver: Any,  # noqa: ANN401
     keys: Collection[tuple[str, bytes]],
     *,
-    registering: Collection[str],
+    registering: set[str],
 ) -> list[Waiting]:
     """Find what waits under these identities or for them, and all that waits for channels that register."""
-    if not await driver.fetchval(_ANY):
+    rows = await driver.fetch(_CONCERNED, sorted({channel for channel, _ in keys}))
+    concerned = {row["channel"] for row in rows}
+    if not concerned:
         return []
-    channels, digests = zip(*sorted(keys), strict=True) if keys else ((), ())
-    return _waiting(await driver.fetch(_FIND, sorted(registering), channels, digests))
+    wanted = sorted(key for key in keys if key[0] in concerned)
+    channels, digests = zip(*wanted, strict=True)
+    return _waiting(await driver.fetch(_FIND, sorted(registering & concerned), channels, digests))
 
 
 async def find_overdue(

@@ -1,4 +1,4 @@
-"""From events to tallies, and events that come twice, late, too early or are taken back: sections 4 and 9."""
+"""From events to tallies, and events that come twice, late or are taken back: sections 4 and 9."""
 
 from itertools import permutations
 
@@ -246,8 +246,13 @@ async def test_the_same_event_again_has_no_effect(simulated):
     )
 
     books = await simulated(
-        registered(START), used, used, with_data(used, more=1), same_words_otherwise,
-        used | {"topic": "usage.mu"}, as_of="2024-01-06",
+        registered(START),
+        used,
+        used,
+        with_data(used, more=1),
+        same_words_otherwise,
+        used | {"topic": "usage.mu"},
+        as_of="2024-01-06",
     )
 
     assert books.outcomes["duplicate"] == 4
@@ -337,9 +342,7 @@ async def test_a_copy_is_known_up_to_the_horizon_and_too_old_beyond_it(simulated
 async def test_a_rejected_record_leaves_its_identity_to_the_corrected_one(simulated):
     wrong = message("2024-01-05", "sms", 0)
 
-    books = await simulated(
-        registered(START), wrong, with_data(wrong, count=2), as_of="2024-01-06"
-    )
+    books = await simulated(registered(START), wrong, with_data(wrong, count=2), as_of="2024-01-06")
 
     assert books.rejected == {"malformed": 1}
     assert books.usage("pu", START) == "20"
@@ -432,9 +435,7 @@ async def test_an_event_is_voided_only_while_its_cycle_is_open(simulated, clock,
 async def test_a_late_event_is_voided_in_the_cycle_that_it_counts_in(simulated):
     used = workflow("2024-01-31", 3, clock="2024-02-10")
 
-    books = await simulated(
-        registered(START), used, voided("2024-02-20", used), as_of="2024-02-20"
-    )
+    books = await simulated(registered(START), used, voided("2024-02-20", used), as_of="2024-02-20")
 
     assert books.rejected == {}
     assert books.usage("workflow", "2024-02-01") == "0"
@@ -483,7 +484,11 @@ async def test_events_of_a_channel_wait_for_its_registration(simulated):
     taken_up = await simulated(*lines, as_of="2024-01-06")
 
     assert waiting.outcomes == {
-        "applied": 0, "duplicate": 1, "late": 0, "parked": 1, "rejected": {"conflict": 1}
+        "applied": 0,
+        "duplicate": 1,
+        "late": 0,
+        "parked": 1,
+        "rejected": {"conflict": 1},
     }
     assert waiting.document["channels"] == {}
     assert taken_up.outcomes["parked"] == 0

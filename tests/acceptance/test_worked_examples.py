@@ -1,6 +1,6 @@
 """The worked examples of the rules, one by one.
 
-Unless a test says otherwise: nothing included in the plan, Seoul, the cycles begin when the lot does.
+Unless a test says otherwise: nothing is included, in Seoul, and the cycles begin when the lot does.
 """
 
 from decimal import Decimal
@@ -198,9 +198,7 @@ async def test_e12_a_seat_that_passes_to_another_person_counts_twice(simulated):
 
 
 async def test_e13_marketing_messages_are_counted_exactly(simulated):
-    books = await simulated(
-        registered(START), marketing("2024-01-09", 250_000), as_of="2024-01-09"
-    )
+    books = await simulated(registered(START), marketing("2024-01-09", 250_000), as_of="2024-01-09")
 
     assert books.usage("marketing", START) == "250000"
 

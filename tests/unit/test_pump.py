@@ -1,0 +1,234 @@
+"""What is fetched waits for its lane, with the holes of the log, and not more than it takes."""
+
+from typing import NamedTuple
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    CorruptRecordException,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+)
+
+from consumer.partitions import Held
+from consumer.pump import UNPACK_FAILURES_MAX, Pump
+from consumer.settings import Settings
+
+ONE, TWO, THREE = (TopicPartition("usage.mu", number) for number in (1, 2, 3))
+
+
+class Record(NamedTuple):
+    offset: int
+    value: bytes
+    headers: tuple = ()
+
+
+class FakeConsumer:
+    """Gives what lies ready; a record of None is a hole that Kafka made."""
+
+    def __init__(self):
+        self.ready = {}
+        self.positions = {}
+        self.sought = {}
+        self.error = None
+        self.has_taken = False
+        self.meanwhile = lambda: None
+
+    async def getmany(self, *tps, timeout_ms, max_records):
+        assert timeout_ms >= 0
+        # Without any, the client gives of all.
+        self.asked = tps
+        self.meanwhile()
+        if self.error is not None and not self.has_taken:
+            raise self.error
+        found = {}
+        for tp in tps:
+            taken = self.ready.pop(tp, [])[:max_records]
+            self.positions[tp] = self.positions.get(tp, 0) + len(taken)
+            if records := [record for record in taken if record is not None]:
+                found[tp] = records
+        if self.error is not None:
+            raise self.error
+        return found
+
+    def seek(self, tp, offset):
+        self.sought[tp] = self.positions[tp] = offset
+
+    async def position(self, tp):
+        return self.positions[tp]
+
+
+class FakePartitions:
+    def __init__(self, *tps):
+        self.held = [Held(tp, "ready") for tp in tps]
+        self.asked = set()
+        self.halted = {}
+        self.has_joined = True
+
+    @property
+    def ready(self):
+        return [held for held in self.held if held.state == "ready"]
+
+    def is_ready(self, held):
+        return held in self.ready
+
+    async def halt(self, held, why):
+        self.halted[held.tp] = why
+
+
+def records(*offsets, size=10):
+    return [None if offset is None else Record(offset, b"v" * size) for offset in offsets]
+
+
+@pytest.fixture
+def consumer():
+    return FakeConsumer()
+
+
+def a_pump(consumer, *tps, **changes):
+    partitions = FakePartitions(*tps)
+    settings = Settings(kafka_servers="kafka:9092", database_url="postgresql://db/books", **changes)
+    return Pump(consumer, partitions, settings=settings), partitions
+
+
+async def test_what_comes_stands_in_the_chunks_and_wakes_its_lane(consumer):
+    pump, partitions = a_pump(consumer, ONE, TWO)
+    consumer.ready = {ONE: records(0, 1, 2)}
+
+    assert await pump._fetch(partitions.held, timeout_ms=0) == 1
+
+    [chunk] = partitions.held[0].chunks
+    assert [record.offset for record in chunk.records] == [0, 1, 2]
+    assert (chunk.to_offset, partitions.held[0].fetched_to) == (3, 3)
+    assert [news.is_set() for news in pump.news] == [False, True]
+    assert not partitions.held[1].chunks
+    assert partitions.asked == set()
+
+
+async def test_holes_behind_the_last_record_are_part_of_its_chunk(consumer):
+    pump, partitions = a_pump(consumer, ONE)
+    consumer.ready = {ONE: records(0, 1, None, None)}
+
+    await pump._fetch(partitions.held, timeout_ms=0)
+
+    assert partitions.held[0].chunks[0].to_offset == 4
+
+
+async def test_a_stretch_of_nothing_but_holes_moves_the_partition_on(consumer):
+    pump, partitions = a_pump(consumer, ONE)
+    consumer.ready = {ONE: records(None, None, None)}
+
+    await pump._fetch(partitions.held, timeout_ms=0)
+
+    [chunk] = partitions.held[0].chunks
+    assert (chunk.records, chunk.to_offset) == ([], 3)
+
+
+async def test_what_was_taken_back_during_the_question_is_dropped(consumer):
+    pump, partitions = a_pump(consumer, ONE)
+    [held] = partitions.held
+    consumer.ready = {ONE: records(0, 1)}
+    consumer.meanwhile = partitions.held.clear
+
+    assert await pump._fetch([held], timeout_ms=0) == 0
+
+    assert not held.chunks
+
+
+async def test_who_has_no_partition_asks_for_none(consumer):
+    pump, _ = a_pump(consumer)
+    consumer.ready = {ONE: records(0, 1)}
+
+    await pump._fetch((), timeout_ms=0)
+
+    # What the client was not asked for stays with it.
+    assert consumer.ready == {ONE: records(0, 1)}
+    assert consumer.asked
+    assert ONE not in consumer.asked
+
+
+async def test_others_can_see_what_is_being_asked(consumer):
+    pump, partitions = a_pump(consumer, ONE)
+    seen = set()
+    consumer.meanwhile = lambda: seen.update(partitions.asked)
+
+    await pump._fetch(partitions.held, timeout_ms=0)
+
+    assert seen == {ONE}
+
+
+async def test_a_lane_that_has_a_batch_waiting_is_not_filled_further(consumer):
+    pump, partitions = a_pump(consumer, ONE, TWO, THREE, batch_records_max=3)
+    consumer.ready = {ONE: records(0, 1, 2)}
+    await pump._fetch(partitions.held[:1], timeout_ms=0)
+
+    wanted = pump._wanted()
+
+    assert [held.tp for held in wanted] == [TWO]
+    assert partitions.held[0].asked_since is None
+    assert partitions.held[1].asked_since is not None
+
+
+async def test_a_batch_is_bounded_in_bytes_too(consumer):
+    pump, partitions = a_pump(consumer, ONE, batch_mebibytes_max=1)
+    consumer.ready = {ONE: records(0, size=1 << 20)}
+    await pump._fetch(partitions.held, timeout_ms=0)
+
+    assert pump._wanted() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OffsetOutOfRangeError({TWO: 7}), "offset 0 is no longer in the log, or not yet"),
+        # The client steps over the record once it has said so.
+        (RecordTooLargeError("too large", TWO, 7, 100), "offset 0 is too large to fetch"),
+    ],
+)
+async def test_a_partition_of_which_something_is_missing_is_halted(consumer, error, words):
+    pump, partitions = a_pump(consumer, ONE, TWO)
+    consumer.error = error
+
+    await pump._fetch(partitions.held[1:], timeout_ms=0)
+
+    assert partitions.halted == {TWO: words}
+
+
+async def test_a_partition_that_cannot_be_unpacked_is_halted_in_the_end(consumer):
+    pump, partitions = a_pump(consumer, ONE)
+    consumer.error = EOFError()
+
+    for _ in range(UNPACK_FAILURES_MAX - 1):
+        await pump._fetch(partitions.held, timeout_ms=0)
+    assert partitions.halted == {}
+
+    await pump._fetch(partitions.held, timeout_ms=0)
+    assert partitions.halted == {ONE: "offset 0 cannot be unpacked: EOFError"}
+
+
+async def test_an_error_that_may_pass_halts_nothing(consumer):
+    pump, partitions = a_pump(consumer, ONE)
+    consumer.error = TopicAuthorizationFailedError("usage.mu")
+
+    for _ in range(3 * UNPACK_FAILURES_MAX):
+        await pump._fetch(partitions.held, timeout_ms=0)
+
+    assert partitions.halted == {}
+    assert pump._wanted() == []
+
+
+async def test_what_the_client_had_in_hand_when_it_failed_is_fetched_again(consumer):
+    pump, partitions = a_pump(consumer, ONE, TWO)
+    consumer.ready = {ONE: records(0, 1), TWO: records(0)}
+    await pump._fetch(partitions.held, timeout_ms=0)
+    consumer.ready = {ONE: records(2, 3)}
+    consumer.error = CorruptRecordException()
+    consumer.has_taken = True
+
+    await pump._fetch(partitions.held, timeout_ms=0)
+
+    # Nobody knows yet whose error it is.
+    assert consumer.sought == {ONE: 2, TWO: 1}
+    assert partitions.halted == {}
+    assert consumer.positions == {ONE: 2, TWO: 1}

@@ -1,0 +1,116 @@
+"""The relay keeps what Kafka has not taken, and nothing that is too large blocks the rest."""
+
+import asyncio
+
+import pytest
+from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError
+
+from consumer import relay as relaying
+from consumer.relay import DETAIL_HEADER, Relay
+from consumer.settings import Settings
+from metering.storage.outbox_store import OutboxMessage
+
+
+class FakeProducer:
+    """Takes messages up to a size; some topics are dead, or never answer."""
+
+    def __init__(self, *, bytes_max=100, refused=(), silent=()):
+        self.bytes_max = bytes_max
+        self.refused = refused
+        self.silent = silent
+        self.sent = []
+
+    async def send(self, topic, value, *, key, headers):
+        answer = asyncio.get_running_loop().create_future()
+        size = len(value or b"") + sum(len(text or b"") for name, text in headers)
+        if topic in self.refused:
+            answer.set_exception(TopicAuthorizationFailedError(topic))
+        elif size > self.bytes_max:
+            # As a broker's answer; the client itself raises at once.
+            if size > 10 * self.bytes_max:
+                raise MessageSizeTooLargeError
+            answer.set_exception(MessageSizeTooLargeError())
+        elif topic not in self.silent:
+            self.sent.append((topic, key, value, headers))
+            answer.set_result(None)
+        return answer
+
+
+@pytest.fixture
+def relay():
+    settings = Settings(kafka_servers="kafka:9092", database_url="postgresql://db/books")
+    return Relay(None, settings=settings)
+
+
+def a_message(number=1, destination="notices", value=b"{}", headers=()):
+    return OutboxMessage(number, destination, b"c-1", value, headers)
+
+
+def dead_letter(value, *headers):
+    own = ((DETAIL_HEADER, b"not JSON"), ("lotmeter-reason", b"malformed"))
+    return a_message(destination="dead_letters", value=value, headers=(*headers, *own))
+
+
+async def test_each_message_goes_to_the_topic_of_its_destination(relay):
+    producer = FakeProducer()
+
+    results = await relay._send(
+        producer,
+        [
+            a_message(1),
+            a_message(2, "statements"),
+            a_message(3, "dead_letters", headers=(("a", b"b"),)),
+        ],
+    )
+
+    assert results == {1: "sent", 2: "sent", 3: "sent"}
+    assert producer.sent == [
+        ("billing.notices", b"c-1", b"{}", []),
+        ("billing.statements", b"c-1", b"{}", []),
+        ("usage.dead-letters", b"c-1", b"{}", [("a", b"b")]),
+    ]
+
+
+@pytest.mark.parametrize("size", [101, 2_000])
+async def test_a_message_that_is_too_large_goes_without_its_value_and_says_so(relay, size):
+    producer = FakeProducer(bytes_max=150)
+
+    results = await relay._send(producer, [dead_letter(b"x" * (size + 100))])
+
+    assert results == {1: "cut"}
+    [(_, key, value, headers)] = producer.sent
+    assert (key, value) == (b"c-1", None)
+    detail = dict(headers)[DETAIL_HEADER]
+    assert detail.startswith(b"not JSON; the value of ")
+    assert detail.endswith(b"was too large for this topic: cut out")
+    assert dict(headers)["lotmeter-reason"] == b"malformed"
+
+
+async def test_headers_of_the_original_go_too_if_they_are_what_is_too_large(relay):
+    producer = FakeProducer(bytes_max=150)
+
+    results = await relay._send(producer, [dead_letter(b"x", ("trace", b"y" * 200))])
+
+    assert results == {1: "cut"}
+    [(_, key, _, headers)] = producer.sent
+    assert key is None
+    assert sorted(dict(headers)) == [DETAIL_HEADER, "lotmeter-reason"]
+
+
+async def test_a_topic_that_is_dead_keeps_only_its_own_messages_back(relay):
+    producer = FakeProducer(refused=["usage.dead-letters"])
+
+    results = await relay._send(producer, [a_message(1, "dead_letters"), a_message(2)])
+
+    assert isinstance(results[1], TopicAuthorizationFailedError)
+    assert results[2] == "sent"
+
+
+async def test_a_topic_that_does_not_answer_is_not_waited_for(relay, monkeypatch):
+    monkeypatch.setattr(relaying, "SEND_SECONDS_MAX", 0.05)
+    producer = FakeProducer(silent=["billing.statements"])
+
+    results = await relay._send(producer, [a_message(1, "statements"), a_message(2)])
+
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert results[2] == "sent"
