@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 import typer
 
-from consumer import inspecting, operating
+from consumer import inspecting, operating, ordering
 from consumer.settings import BadSettings
 from consumer.terminal import FINDING, WRONG_USAGE, Stop
 from metering.errors import BadCatalog, MeteringError
@@ -35,8 +35,11 @@ for command in (
     inspecting.lots,
     inspecting.statement,
     inspecting.verify,
+    ordering.limit,
 ):
     app.command(name=command.__name__.partition("_")[0])(command)
+app.add_typer(ordering.lot, name="lot")
+app.add_typer(ordering.channel, name="channel")
 
 
 def main() -> NoReturn:

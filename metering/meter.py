@@ -10,6 +10,9 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from asyncpg.exceptions import PostgresError
+from sqlalchemy.exc import DBAPIError
+
 from metering import intake, statements
 from metering.commands import Command, Register
 from metering.errors import Rejected
@@ -24,7 +27,7 @@ from metering.storage import (
     parked_store,
     position_store,
 )
-from metering.storage.database import driver_of, transaction
+from metering.storage.database import describe, driver_of, is_about_a_value, transaction
 from metering.storage.outbox_store import Draft, Headers
 from metering.storage.position_store import Claim, Partition, Slice
 
@@ -66,6 +69,23 @@ class Batch(NamedTuple):
     slices: Sequence[Slice]
     records: Sequence[Record]
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Split it in two that follow each other; each offset goes with one of them."""
+        middle = len(self.records) // 2
+        reached = {part.claim.number: part.from_offset for part in self.slices}
+        for record in self.records[:middle]:
+            reached[record.place.partition] = record.place.offset + 1
+        first = [
+            # The second half holds the records up to which it was read.
+            part._replace(to_offset=reached[part.claim.number], anchor=None, read_up_to=0)
+            for part in self.slices
+            if reached[part.claim.number] > part.from_offset
+        ]
+        second = [part._replace(from_offset=reached[part.claim.number]) for part in self.slices]
+        return Batch(first, self.records[:middle]), Batch(
+            [part for part in second if part.to_offset > part.from_offset], self.records[middle:]
+        )
+
 
 @dataclass(slots=True)
 class Receipt:
@@ -80,6 +100,12 @@ class Receipt:
     taken_up: Counter[str] = field(
         default_factory=Counter
     )  # Records that had waited, by what became of them.
+
+    def add(self, other: Receipt) -> None:
+        """Add what another batch came to."""
+        self.late += other.late
+        for name in ("outcomes", "rejected", "booked", "returned", "notices", "taken_up"):
+            getattr(self, name).update(getattr(other, name))
 
 
 class Decode(Protocol):
@@ -138,6 +164,24 @@ class Meter:
         What is due happens by `now`; without it, by the clock of each record. Raises Fenced, and Unavailable, after
         which the outcome is unknown until the position has been read again.
         """
+        try:
+            return await self._record(batch, now)
+        except (DBAPIError, PostgresError) as error:
+            if not is_about_a_value(error):
+                raise
+            # One record is to blame. Nothing of the batch stands: find it by halves, and let its neighbours apply.
+            if len(batch.records) > 1:
+                first, second = batch.halves()
+                receipt = await self.record(first, now=now)
+                receipt.add(await self.record(second, now=now))
+                return receipt
+            if not batch.records or isinstance(batch.records[0].found, Rejected):
+                raise
+            refused = Rejected("unprocessable", f"the database refuses it: {describe(error)}")
+            alone = batch.records[0]._replace(found=refused)
+            return await self._record(batch._replace(records=[alone]), now)
+
+    async def _record(self, batch: Batch, now: int | None) -> Receipt:
         admitted = self._admit(batch.records)
         await self._ensure_months(admitted)
         work = _Work(batch.records)
@@ -383,7 +427,8 @@ class Meter:
                 rewritten.append(event_store.row_as_standing(identity))
         for channel, parked in effects.parked:
             digest = parked.arrival.message.digest
-            if digest in taking.parked.get(channel, {}):
+            # One that waited for its channel may go on waiting for its event.
+            if taking.parked.get(channel, {}).get(digest) is parked:
                 waiting.append((channel, digest, parked.arrival.message.at, work.waiting(parked)))
         gone = {
             key for key in (effects.released | work.rows.keys() | work.commands.keys()) - stands

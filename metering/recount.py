@@ -1,7 +1,6 @@
 """What the books of a channel must be: counted again from its events, day by day, the slow way.
 
-Nothing here is shared with what keeps the books, so that one mistake cannot hide another. Rows of
-the books are written as dictionaries, as whoever compares them has them.
+Nothing here is shared with what keeps the books, so that no mistake can hide another.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from metering.prices import graduated
 from metering.quantities import EXACT, THOUSAND, amount_text, quantity_of, quantity_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date
 
     from metering.catalog import Catalog
@@ -28,13 +27,19 @@ if TYPE_CHECKING:
 # How the records of events are written.
 VOID, APPLIED, PARKED, VOIDED = 0, 0, 1, 2
 PRODUCT_NAMES = dict(enumerate(PRODUCTS, start=1))
-# Types of those whose content can be digested again.
+# Types of those whose content can be digested again: they hold nothing but a number.
 CONTENTS = {"mu": "mu.counted", "workflow": "workflow.executed", "marketing": "marketing.sent"}
 
 SOURCES = ("included", "own", "carried", "borrowed", "postpaid")
 
+Who = tuple[str, bytes]  # A product, and the person who holds a seat.
 Report = tuple[int, int]  # Instant and level.
-FillKey = tuple[str, "date", str, str, int, int]  # Product, day, source, lot, window, quota.
+
+
+def digest_again(*parts: object) -> bytes:
+    """Digest what a record says, as it was digested when it was read."""
+    text = "\0".join("" if part is None else str(part) for part in parts)
+    return blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 class Setting(NamedTuple):
@@ -53,7 +58,7 @@ class Values:
         self._set: dict[tuple[str, str], list[Setting]] = defaultdict(list)
         for name, of, setting in rows:
             self._set[name, of].append(setting)
-        self._plans: dict[date, str] = {}
+        self._plans: dict[tuple[date, int | None], str] = {}
 
     def on(self, name: str, day: date, of: str = "", *, before: int | None = None) -> Any:  # noqa: ANN401
         """Look up the value of a day; `before` a command, as it was known when that was decided."""
@@ -66,20 +71,18 @@ class Values:
 
     def plan_on(self, day: date, *, before: int | None = None) -> str:
         """Say which plan holds: a trial that has ended is free."""
-        if before is None and day in self._plans:
-            return self._plans[day]
-        plan = str(self.on("plan", day, before=before))
-        ends_on = self.on("trial_ends_on", day, before=before)
-        if plan == "trial" and ends_on is not None and ends_on <= day.isoformat():
-            plan = "free"
-        if before is None:
-            self._plans[day] = plan
-        return plan
+        if (day, before) not in self._plans:
+            plan = str(self.on("plan", day, before=before))
+            ends_on = self.on("trial_ends_on", day, before=before)
+            is_over = plan == "trial" and ends_on is not None and ends_on <= day.isoformat()
+            self._plans[day, before] = "free" if is_over else plan
+        return self._plans[day, before]
 
     def limit_on(self, catalog: Catalog, product: str, day: date) -> int | None:
         """Find the lower of the limits of a day."""
         own = self.on("limit", day, product)
-        limits = [catalog.allowance(self.plan_on(day), product).limit, own and quantity_of(own)]
+        system = catalog.allowance(self.plan_on(day), product).limit
+        limits = (system, None if own is None else quantity_of(own))
         return min((limit for limit in limits if limit is not None), default=None)
 
     def cycles(self, first: date, through: date, *, before: int | None = None) -> list[date]:
@@ -96,54 +99,37 @@ class Found:
     """What the events of a channel come to."""
 
     counted: dict[tuple[str, date, str], list[int]] = field(default_factory=dict)
-    # By product and person: the highest level that counts on a day; the latest report of a day, by
-    # the cycle that was open when it came, if its own had closed.
-    peaks: dict[tuple[str, bytes], Counter[date]] = field(default_factory=dict)
-    reports: dict[tuple[str, bytes], dict[tuple[date, date | None], Report]] = field(
-        default_factory=dict
-    )
-
+    peaks: dict[Who, Counter[date]] = field(default_factory=dict)
+    # The latest report of a day; where its cycle had closed, by the day on which it counts.
+    reports: dict[Who, dict[tuple[date, date | None], Report]] = field(default_factory=dict)
     # Of late uses: product, own day and the day on which they count.
     late: set[tuple[str, date, date]] = field(default_factory=set)
     strange: list[str] = field(default_factory=list)
 
     def take(self, row: Mapping[str, Any], zone: str, start: date) -> None:
-        """Take in the record of an event that counts on a day from a start on."""
-        at, late_on, state, product = row["at"], row["counts_on"], row["state"], row["product"]
-        on, utc_on = day_of(at, zone), day_of(at, "UTC")
-        counts_on, name = late_on or on, PRODUCT_NAMES.get(product, "")
-        is_void, units = product == VOID, row["quantity"] // THOUSAND
-        is_sound = (
-            not (name in CONTENTS and state != PARKED)
-            or row["content"]
-            == blake2b(
-                f"{CONTENTS[name]}\0{at}\0{units}".encode(), digest_size=DIGEST_BYTES
-            ).digest()
-        )
-        if (
-            not is_sound or counts_on < on or late_on == on or not (name or is_void)
-            or state not in (APPLIED, PARKED, VOIDED)
-            or row["month"] != utc_on.year * 12 + utc_on.month - 1
-        ):  # fmt: skip
+        """Take in the record of an event, if it counts on a day from a start on."""
+        at, late_on, state = row["at"], row["counts_on"], row["state"]
+        on, product = day_of(at, zone), PRODUCT_NAMES.get(row["product"], "")
+        counts_on = late_on or on
+        if not _is_sound(row, product, on):
             self.strange.append(
-                f"{name} on {on}: event {row['digest'].hex()} of {row['quantity']} in month "
+                f"{product} on {on}: event {row['digest'].hex()} of {row['quantity']} in month "
                 f"{row['month']}, counted on {counts_on}, is not what was read"
             )
-        if state == PARKED or is_void or counts_on < start:
+        if state == PARKED or not product or counts_on < start:
             return
         if late_on is not None:
-            self.late.add((name, on, late_on))
-        if PRODUCTS[name].adds_up in ("count", "cost"):
-            total = self.counted.setdefault((name, counts_on, row["kind"] or ""), [0, 0])
+            self.late.add((product, on, late_on))
+        if PRODUCTS[product].adds_up in ("count", "cost"):
+            total = self.counted.setdefault((product, counts_on, row["kind"] or ""), [0, 0])
             if state == APPLIED:
                 total[0] += row["quantity"]
                 total[1] += row["messages"]
             return
-        who = (name, row["person"] or b"")
-        peaks = self.peaks.setdefault(who, Counter())
-        peaks[counts_on] = max(peaks[counts_on], units)
-        latest = self.reports.setdefault(who, {})
-        latest[on, late_on] = max(latest.get((on, late_on), (at, units)), (at, units))
+        who, level = (product, row["person"] or b""), row["quantity"] // THOUSAND
+        peaks, latest = self.peaks.setdefault(who, Counter()), self.reports.setdefault(who, {})
+        peaks[counts_on] = max(peaks[counts_on], level)
+        latest[on, late_on] = max(latest.get((on, late_on), (at, level)), (at, level))
 
     def products(self) -> set[str]:
         """Name the products that were used."""
@@ -160,36 +146,51 @@ class Found:
                     rows[product, day, person.hex()] = (peak, *last)
         return rows
 
-    def levels(self, day: date) -> dict[tuple[str, str], Report]:
-        """Write the levels in force as a day begins, as they are known now."""
-        return {
-            (product, person.hex()): max(before)
-            for (product, person), latest in self.reports.items()
-            if (before := [report for (on, _), report in latest.items() if on < day])
-        }
+    def level_before(self, who: Who, day: date, base: Report, *, by: date | None = None) -> Report:
+        """Find the level in force as a day begins, as it is known now, or was by a cycle."""
+        known = [base]
+        for (on, late_on), report in self.reports.get(who, {}).items():
+            # What came after a cycle had closed was unknown to it.
+            if on < day and (by is None or late_on is None or late_on <= by):
+                known.append(report)
+        return max(known)
 
     def usage(
-        self, product: str, starts: Sequence[date], base: dict[tuple[str, bytes], Report]
+        self, product: str, starts: Sequence[date], base: Mapping[Who, Report]
     ) -> dict[date, int]:
-        """Sum the usage of each day."""
+        """Sum the usage of each day of some cycles, from the levels in force before them."""
         usage: dict[date, int] = defaultdict(int)
         for (name, day, _), (quantity, _) in self.counted.items():
             if name == product:
                 usage[day] += quantity
-        for who in sorted(key for key in {*self.reports, *base} if key[0] == product):
-            for start, following in pairwise(starts):
-                # What came after a cycle had closed was unknown to it.
-                known = [base.get(who, (0, 0))]
-                for (on, late_on), report in self.reports.get(who, {}).items():
-                    if on < start and (late_on is None or late_on <= start):
-                        known.append(report)
-                highest = max(known)[1]
+        for who in {*self.reports, *base}:
+            for start, following in pairwise(starts if who[0] == product else ()):
+                highest = self.level_before(who, start, base.get(who, (0, 0)), by=start)[1]
                 usage[start] += quantity_of(highest)
                 for day, peak in sorted(self.peaks.get(who, {}).items()):
                     if start <= day < following and peak > highest:
                         usage[day] += quantity_of(peak - highest)
                         highest = peak
         return usage
+
+
+def _is_sound(row: Mapping[str, Any], product: str, on: date) -> bool:
+    """Say whether the record of an event can be what was read."""
+    utc_on, waits = day_of(row["at"], "UTC"), row["state"] == PARKED
+    adds_up = PRODUCTS[product].adds_up if product else "void"
+    if product in CONTENTS and not waits:
+        again = digest_again(CONTENTS[product], row["at"], row["quantity"] // THOUSAND)
+        if row["content"] != again or row["quantity"] % THOUSAND:
+            return False
+    return (
+        (bool(product) or row["product"] == VOID)
+        and row["state"] in (APPLIED, PARKED, VOIDED)
+        and row["month"] == utc_on.year * 12 + utc_on.month - 1
+        and (row["counts_on"] is None or row["counts_on"] > on)
+        and (row["person"] is not None) == (adds_up in ("distinct", "void"))
+        and (waits or (row["kind"] is not None) == (adds_up == "cost"))
+        and (row["messages"] == 0 or adds_up == "cost")
+    )
 
 
 class Held(NamedTuple):
@@ -218,18 +219,26 @@ class Held(NamedTuple):
         """Say which window a day falls in."""
         return sum(start <= day for start in self.starts) - 1
 
-    def order(self) -> tuple[date, date, str]:
-        """Burn what ends first, then what starts first."""
-        return self.starts[-1], self.starts[0], self.name
+    def quotas(self, window: int) -> tuple[Sequence[int], ...]:
+        """List whose quotas each pass takes: up to the minimum all, then own, carried, borrowed."""
+        own, carried, borrowed = [window], range(window), range(window + 1, len(self.starts) - 1)
+        return [*own, *carried, *borrowed], own, carried, borrowed
+
+
+class Standing(NamedTuple):
+    """Usage of the cycle, draws of the running windows, and what the lots still hold."""
+
+    usage: int
+    drawn: int
+    pool: int
 
 
 class Day(NamedTuple):
-    """How things stood as a day began and as it ended: usage of the cycle, draws, pool."""
+    """How things stood as a day began and as it ended."""
 
     on: date
-    cycle_on: date
-    before: tuple[int, int, int]
-    after: tuple[int, int, int]
+    before: Standing
+    after: Standing
     quota: int
     bought: int
 
@@ -240,59 +249,47 @@ class Pour:
     def __init__(
         self, start: date, lots: Iterable[Held], left: Counter[Any], given: Counter[Any]
     ) -> None:
-        self.lots = sorted(lots, key=Held.order)
+        # What ends first burns first, then what starts first.
+        self.lots = sorted(lots, key=lambda lot: (lot.starts[-1], lot.starts[0], lot.name))
         self.left = left  # By lot and number of the quota.
         self.given = given  # By lot and window: what usage drew.
         self.fills: Counter[tuple[date, str, str, int, int]] = Counter()
-        self._cycle = Counter[str]()
-        self.days = [self._day(start - ONE_DAY, start, (0, 0, 0))]
+        self._usage = self._included = 0
+        self.days = [self._day(start - ONE_DAY, Standing(0, 0, 0))]
 
-    def stand(self, day: date) -> tuple[int, int, int]:
-        """Say how things stand."""
-        valid = [lot for lot in self.lots if lot.is_valid(day)]
-        drawn = sum(self.given[lot.name, lot.window_on(day)] for lot in valid)
-        pool = sum(self.left[lot.name, quota] for lot in valid for quota in range(len(lot.starts)))
-        return self._cycle["usage"], drawn, pool
-
-    def pour(self, day: date, cycle_on: date, usage: int, included: int | None) -> None:
-        """Let happen what is due as a day begins, then pour its usage."""
-        if day == cycle_on:
-            self._cycle.clear()
+    def pour(self, day: date, usage: int, included: int | None, *, is_first: bool) -> None:
+        """Let happen what is due as a day begins, the first of a cycle or not; pour its usage."""
+        if is_first:
+            self._usage = self._included = 0
         for lot in self.lots:
             self._end(lot, day)
         valid = [lot for lot in self.lots if lot.is_valid(day)]
-        before, unpaid = self.stand(day), usage
-
-        free = unpaid if included is None else max(0, included - self._cycle["included"])
-        unpaid -= self._fill((day, "included", "", -1, -1), min(unpaid, free))
-        self._cycle["included"] += usage - unpaid
+        before, unpaid = self._stand(day), usage
+        free = unpaid if included is None else max(0, included - self._included)
+        unpaid -= self._fill(day, "included", min(unpaid, free))
+        self._included += usage - unpaid
         for number in range(4):
             for lot in valid:
                 running = lot.window_on(day)
-                given = self.given[lot.name, running]
-                limit = (lot.least if number == 0 else lot.most) - given
-                quotas = _quotas(lot, running)[number]
-                unpaid -= self._take(day, lot, running, quotas, min(unpaid, limit))
-        self._fill((day, "postpaid", "", -1, -1), unpaid)
-        self._cycle["usage"] += usage
-
-        self.days.append(self._day(day, cycle_on, before))
-
-    def _day(self, day: date, cycle_on: date, before: tuple[int, int, int]) -> Day:
-        valid = [lot for lot in self.lots if lot.is_valid(day)]
-        bought = sum(lot.quota * (len(lot.starts) - 1) for lot in valid)
-        return Day(day, cycle_on, before, self.stand(day), sum(lot.quota for lot in valid), bought)
+                limit = (lot.least if number == 0 else lot.most) - self.given[lot.name, running]
+                wanted, quotas = min(unpaid, limit), lot.quotas(running)[number]
+                taken = self._take(day, lot, running, quotas, wanted)
+                self.given[lot.name, running] += taken
+                unpaid -= taken
+        self._fill(day, "postpaid", unpaid)
+        self._usage += usage
+        self.days.append(self._day(day, before))
 
     def _end(self, lot: Held, day: date) -> None:
         if day in lot.starts[1:]:
             ended = lot.window_on(day - ONE_DAY)
             missing = lot.least - self.given[lot.name, ended]
-            self._take(day, lot, ended, _quotas(lot, ended)[0], missing, is_minimum=True)
+            self._take(day, lot, ended, lot.quotas(ended)[0], missing, source="minimum")
         if day == lot.starts[-1]:
             rest = sum(self.left.pop((lot.name, quota), 0) for quota in range(len(lot.starts)))
-            self._fill((day, "expired", lot.name, -1, -1), rest)
+            self._fill(day, "expired", rest, lot.name)
 
-    def _take(
+    def _take(  # noqa: PLR0913
         self,
         day: date,
         lot: Held,
@@ -300,64 +297,78 @@ class Pour:
         quotas: Iterable[int],
         wanted: int,
         *,
-        is_minimum: bool = False,
+        source: str = "",
     ) -> int:
         taken = 0
         for quota in quotas:
             part = min(wanted - taken, self.left[lot.name, quota])
             if part > 0:
-                source = "own" if quota == window else "carried" if quota < window else "borrowed"
-                key = (day, "minimum" if is_minimum else source, lot.name, window, quota)
-                taken += self._fill(key, part)
+                drawn = "own" if quota == window else "carried" if quota < window else "borrowed"
+                taken += self._fill(day, source or drawn, part, lot.name, window, quota)
                 self.left[lot.name, quota] -= part
-        if not is_minimum:
-            self.given[lot.name, window] += taken
         return taken
 
-    def _fill(self, key: tuple[date, str, str, int, int], quantity: int) -> int:
+    def _fill(  # noqa: PLR0913
+        self,
+        day: date,
+        source: str,
+        quantity: int,
+        lot: str = "",
+        window: int = -1,
+        quota: int = -1,
+    ) -> int:
         if quantity:
-            self.fills[key] += quantity
+            self.fills[day, source, lot, window, quota] += quantity
         return quantity
 
+    def _stand(self, day: date) -> Standing:
+        valid = [lot for lot in self.lots if lot.is_valid(day)]
+        drawn = sum(self.given[lot.name, lot.window_on(day)] for lot in valid)
+        pool = sum(self.left[lot.name, quota] for lot in valid for quota in range(len(lot.starts)))
+        return Standing(self._usage, drawn, pool)
 
-def _quotas(lot: Held, window: int) -> tuple[Sequence[int], ...]:
-    """List which quotas each pass takes from; the first, up to the minimum, from all of them."""
-    own, carried, borrowed = [window], range(window), range(window + 1, len(lot.starts) - 1)
-    return [*own, *carried, *borrowed], own, carried, borrowed
+    def _day(self, day: date, before: Standing) -> Day:
+        valid = [lot for lot in self.lots if lot.is_valid(day)]
+        bought = sum(lot.quota * (len(lot.starts) - 1) for lot in valid)
+        return Day(day, before, self._stand(day), sum(lot.quota for lot in valid), bought)
 
 
 def crossings(
-    days: Sequence[Day], limits: dict[date, int | None], catalog: Catalog, product: str
+    days: Sequence[Day], limits: Mapping[date, int | None], catalog: Catalog, product: str
 ) -> Iterator[tuple[str, int, date]]:
-    """List which threshold was crossed when: kind, percent, day.
-
-    The first of the days is the one before those that are looked at.
-    """
+    """List which threshold was crossed when: kind, percent, day. The first day is the one before."""
     thresholds = catalog.thresholds
-    tests: dict[str, tuple[tuple[int, ...], Callable[[Day, tuple[int, int, int], int], bool]]] = {
-        "limit_reached": (thresholds.limit_reached, lambda day, now, percent: (
-            (limit := limits.get(day.on)) is not None and 0 < now[0] and now[0] * 100 >= limit * percent
-        )),
-        "quota_used": (thresholds.quota_used, lambda day, now, percent: 0 < day.quota * percent <= now[1] * 100),
-        "lot_low": (thresholds.lot_low, lambda day, now, percent: now[2] * 100 <= day.bought * percent and day.bought > 0),
-    }  # fmt: skip
-    del tests["quota_used" if product == "pu" else "lot_low"]
-    for kind, (percents, is_reached) in tests.items():
+
+    def is_over(day: Day, now: Standing, kind: str, percent: int) -> bool:
+        if kind == "lot_low":
+            return 0 < day.bought and now.pool * 100 <= day.bought * percent
+        if kind == "quota_used":
+            return 0 < day.quota * percent <= now.drawn * 100
+        limit = limits.get(day.on)
+        return limit is not None and now.usage * 100 >= max(1, limit * percent)
+
+    lots = (
+        ("lot_low", thresholds.lot_low)
+        if product == "pu"
+        else ("quota_used", thresholds.quota_used)
+    )
+    for kind, percents in (lots, ("limit_reached", thresholds.limit_reached)):
         for percent in percents:
-            was = is_reached(days[0], days[0].after, percent)
+            was = is_over(days[0], days[0].after, kind, percent)
             for day in days[1:]:
-                stays = was and is_reached(day, day.before, percent)
-                was = is_reached(day, day.after, percent)
+                stays = was and is_over(day, day.before, kind, percent)
+                was = is_over(day, day.after, kind, percent)
                 if was and not stays:
                     yield kind, percent, day.on
 
 
-def written(
+def written(  # noqa: PLR0913
     catalog: Catalog,
     values: Values,
     product: str,
     cycle: tuple[date, date],
-    fills: Counter[Any],
+    *,
+    fills: Counter[tuple[date, str, str, int, int]],
     found: Found,
 ) -> dict[str, Any] | None:
     """Write what a closed cycle says of a product; None if it says nothing."""
@@ -367,31 +378,27 @@ def written(
         if start <= day <= ends_on and source in SOURCES:
             by_day[day][source] += quantity
     sums = sum(by_day.values(), Counter[str]())
-    kinds: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for (name, day, kind), (quantity, messages) in found.counted.items():
         if name == product and kind and messages and start <= day <= ends_on:
-            kinds[kind][0] += messages
-            kinds[kind][1] += quantity
+            kinds[kind].update(messages=messages, pu=quantity)
     if not sums and not kinds:
         return None
     position, amount = 0, Decimal(0)
-    is_priced = catalog.ranges_on(product, ends_on) is not None
-    for day in sorted(by_day):
-        postpaid = by_day[day]["postpaid"]
-        position += postpaid if catalog.rules.postpaid_scale == "own" else by_day[day].total()
-        ranges = catalog.ranges_on(product, day)
-        is_priced = is_priced and ranges is not None
-        amount = EXACT.add(
-            amount, graduated(ranges or (), above=position - postpaid, up_to=position)
-        )
+    lists = {day: catalog.ranges_on(product, day) for day in (ends_on, *by_day)}
+    for day, sources in sorted(by_day.items()):
+        postpaid = sources["postpaid"]
+        position += postpaid if catalog.rules.postpaid_scale == "own" else sources.total()
+        part = graduated(lists[day] or (), above=position - postpaid, up_to=position)
+        amount = EXACT.add(amount, part)
     limit = values.limit_on(catalog, product, ends_on)
     document: dict[str, Any] = {source: quantity_text(sums[source]) for source in SOURCES}
     document["usage"] = quantity_text(sums.total())
-    document["postpaid_amount"] = amount_text(amount) if is_priced else None
+    document["postpaid_amount"] = None if None in lists.values() else amount_text(amount)
     document["over_limit"] = quantity_text(0 if limit is None else max(0, sums.total() - limit))
     if product == "pu":
         document["kinds"] = {
-            kind: {"messages": str(messages), "pu": quantity_text(quantity)}
-            for kind, (messages, quantity) in kinds.items()
+            kind: {"messages": str(part["messages"]), "pu": quantity_text(part["pu"])}
+            for kind, part in kinds.items()
         }
     return document

@@ -93,6 +93,11 @@ def is_passing(error: BaseException) -> bool:
     return state.startswith(_TRY_AGAIN)
 
 
+def is_about_a_value(error: BaseException) -> bool:
+    """Say whether the database refused what was to be written: one record may be to blame."""
+    return (sqlstate_of(error) or "").startswith(("22", "23"))
+
+
 def describe(error: BaseException) -> str:
     """Say what went wrong without the values that were sent."""
     state = sqlstate_of(error)

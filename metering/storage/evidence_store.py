@@ -201,7 +201,7 @@ _IDENTITIES = (
 _LEDGER = (
     *(
         Fault(
-            f"{{channel}}: the numbers of its {counter} are {{lines}} up to {{last}} of {{counted}}",
+            f"{{channel}}: the numbers of its {counter} are {{lines}}, to {{last}} of {{counted}}",
             """
             SELECT channel, c.:counter AS counted, count(t.number) AS lines, max(t.number) AS last
             FROM channel AS c LEFT JOIN :table AS t USING (channel) GROUP BY channel
@@ -282,7 +282,8 @@ SELECT (SELECT count(*) FROM channel WHERE time_zone IS NOT NULL) AS channels,
     (SELECT count(*) FROM parked) AS parked, (SELECT count(*) FROM reject) AS rejects,
     (SELECT count(*) FROM lot) AS lots, (SELECT count(*) FROM entry) AS entries,
     (SELECT count(*) FROM notice) AS notices, (SELECT count(*) FROM cycle) AS cycles,
-    (SELECT count(*) FROM batch) AS batches, coalesce(sum(length), 0)::bigint AS offsets,
+    (SELECT count(*) FROM position) AS partitions, (SELECT count(*) FROM batch) AS batches,
+    coalesce(sum(length), 0)::bigint AS offsets,
     coalesce(sum(length - applied - duplicate - parked - rejected), 0)::bigint AS holes
 FROM batch, LATERAL (SELECT to_offset - from_offset AS length) AS span
 """
@@ -383,7 +384,7 @@ async def read(
     start_of: Callable[[Any], date],
     reach: timedelta,
 ) -> list[Evidence]:
-    """Read the channels that follow one; their events from as long before the starts as they reach."""
+    """Read the channels after one, with events from as long before the starts as they reach."""
     evidence = {
         row["channel"]: Evidence(row, start_of(row), _zone_of(row["time_zone"]))
         for row in await driver.fetch(_CHANNELS, after, channels_max)
