@@ -196,6 +196,13 @@ class Account:
                 return "free"
         return plan
 
+    def may_have_limit(self, catalog: Catalog, product: str) -> bool:
+        """Say whether there was ever a limit of a product; nearly always there was none."""
+        plans = {setting.value for setting in self.values.get(("plan", ""), ())}
+        return ("limit", product) in self.values or any(
+            catalog.allowance(str(plan), product).limit is not None for plan in plans
+        )
+
     def limit_on(self, catalog: Catalog, product: str, day: date) -> int | None:
         """Find the lower of the plan's limit and the channel's own, as a quantity."""
         system = self.allowance_on(catalog, product, day).limit

@@ -20,7 +20,7 @@ from metering.quantities import quantity_of
 from metering.tallies import Counts, Readings, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import date
 
     from metering.accounts import Account
@@ -170,6 +170,42 @@ class Intake:
             # A void is an identity too: what names it can be answered now.
             self._take_up_voids(channel, arrival.message.digest, arrival.clock)
         return outcome
+
+    def take_plain(self, event: Message, row: Sequence[Any]) -> bool:
+        """Count an event that is certainly new, where nothing else asks for a closer look.
+
+        Nearly all events go this way; it does what `take` does for them, at a third of its cost.
+        `row` is the record of the event as it was claimed.
+        """
+        account = self.accounts.get(event.channel)
+        if account is None or event.channel in self.parked:
+            return False
+        on = account.day_of(event.at)
+        if on < account.open_from:
+            return False
+        if type(event) is Count:
+            quantity, kind = quantity_of(event.units), ""
+            if event.tariff is not None:
+                pu = self.catalog.pu_of(event.tariff, on)
+                # Prices may have changed between the day in UTC and the channel's own.
+                if pu is None or pu * event.units != row[10]:
+                    return False
+                quantity, kind = pu * event.units, event.tariff.kind
+            books = account.books_of(event.product)
+            assert isinstance(books.tallies, Counts)
+            books.tallies.add(on, kind, quantity, row[11])
+        elif type(event) is Reading:
+            books = account.books_of(event.product)
+            assert isinstance(books.tallies, Readings)
+            report = Report(event.at, event.level)
+            books.tallies.report(
+                event.person, report, on=on, counts_on=on, open_from=account.open_from
+            )
+        else:
+            return False
+        books.touch(on)
+        self.effects.touched.add(event.channel)
+        return True
 
     def _admit(self, arrival: Arrival) -> None:
         message, rules = arrival.message, self.catalog.rules

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.accounts import DayPour, FillKey, PourState, Standing
-from metering.lots import Burn, burn_order
-from metering.periods import ONE_DAY
+from metering.lots import Burn
 from metering.tallies import Readings
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ def settle(
     for day in days:
         books.newest.append((day, state.copy()))
         included = account.allowance_on(catalog, product, day).included
-        poured.append(pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots))
+        poured.append(
+            pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots)
+        )
     del books.newest[:-NEWEST_DAYS]
 
     entries = list(_differences(product, books, poured, after=after, original_on=original_on))
@@ -149,14 +150,14 @@ def pour_day(
     for lot in lots:
         _end_windows(state, lot, day, fills)
     valid = [lot for lot in lots if lot.is_valid(day)]
-    burns = [state.burns.setdefault(lot.lot, Burn([0] * lot.quotas)) for lot in valid]
+    burns = [_burn_of(state, lot) for lot in valid]
     before = _standing(state, valid, burns)
 
     unpaid = usage - _pour_included(state, usage, included, fills)
-    for limit in _PASSES:
+    for limit in _PASSES if valid else ():
+        if unpaid == 0:
+            break
         for lot, burn in zip(valid, burns, strict=True):
-            if unpaid == 0:
-                break
             unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
     if unpaid:
         fills[FillKey("postpaid")] = unpaid
@@ -209,6 +210,13 @@ def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:
         if books.dirty_from is None or day <= books.dirty_from:
             return day, state
     return open_from, books.base.copy()
+
+
+def _burn_of(state: PourState, lot: Lot) -> Burn:
+    burn = state.burns.get(lot.lot)
+    if burn is None:
+        burn = state.burns[lot.lot] = Burn([0] * lot.quotas)
+    return burn
 
 
 def _end_windows(state: PourState, lot: Lot, day: date, fills: Fills) -> None:

@@ -1,4 +1,4 @@
-"""The books of a scenario by the pure domain alone: no database, no transactions, everything within reach."""
+"""The books of a scenario by the pure domain alone: no database, everything within reach."""
 
 import json
 from collections import Counter

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
-from sqlalchemy.exc import DBAPIError, InterfaceError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from metering.errors import Unavailable

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from metering.catalog import Catalog
-    from metering.intake import Message
 
 APPLIED, PARKED, VOIDED = 0, 1, 2
 _STATES = ("applied", "parked", "voided")
@@ -25,6 +24,7 @@ _CODES = {product: number for number, product in enumerate(PRODUCTS, start=1)}
 _NAMES = {number: product for product, number in _CODES.items()}
 VOID_CODE = 0
 
+# Channel and digest of an identity.
 Key = tuple[str, bytes]
 EventRow = tuple[Any, ...]
 

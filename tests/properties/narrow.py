@@ -1,6 +1,6 @@
 """Scenarios in a narrow room: one channel, few names, and every time on an edge.
 
-Hypothesis chooses each word, so that a scenario that shows a fault shrinks to the few lines that matter.
+Hypothesis chooses each word, so a scenario that shows a fault shrinks to the lines that matter.
 """
 
 from dataclasses import dataclass, replace
@@ -51,7 +51,10 @@ class Act:
     own_part: str  # … and the part of that day; "now" is the time at which it is read.
 
 
-def _acts(topic: str, kind: str, data: st.SearchStrategy, event_ids=st.none()) -> st.SearchStrategy:
+_NEW_ID = st.none()
+
+
+def _acts(topic: str, kind: str, data: st.SearchStrategy, event_ids=_NEW_ID) -> st.SearchStrategy:
     return st.builds(
         Act,
         topic=st.just(topic),

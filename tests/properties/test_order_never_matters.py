@@ -1,7 +1,8 @@
-"""For the same decided commands the books are a function of the set of events while their cycles are open."""
+"""For the same decided commands the books of open cycles are a function of the set of events."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from hypothesis import given
@@ -129,7 +130,7 @@ def test_any_batches_give_the_same_books(data):
     cuts = sorted(data.draw(st.sets(st.integers(1, len(lines)))) | {0, len(lines)})
     in_batches = MemoryMeter()
 
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         in_batches.take_batch(lines[start:stop])
     in_batches.wait_until(AS_OF)
 

@@ -1,0 +1,262 @@
+"""A batch: the records that go into one transaction, what is known of them at work, and what they came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from metering.errors import Rejected
+from metering.events import Count, Reading
+from metering.intake import Identity, Place
+from metering.storage import ledger_store, parked_store
+from metering.storage.outbox_store import Draft, Headers
+from metering.storage.position_store import Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metering.commands import Command
+    from metering.intake import Intake, Message, Parked
+    from metering.storage.event_store import EventRow, Key
+
+
+class Record(NamedTuple):
+    """One record of a topic, and what it says: an event, a command, or why it can be neither."""
+
+    place: Place
+    clock: int  # The instant at which it arrived.
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    found: Message | Rejected
+
+
+class Batch(NamedTuple):
+    """Records in the order in which they were read, with the stretches of the partitions that they fill."""
+
+    slices: Sequence[Slice]
+    records: Sequence[Record]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Split it in two that follow each other; each offset goes with one of them."""
+        middle = len(self.records) // 2
+        reached = {part.claim.number: part.from_offset for part in self.slices}
+        for record in self.records[:middle]:
+            reached[record.place.partition] = record.place.offset + 1
+        first = [
+            # The second half holds the records up to which it was read.
+            part._replace(to_offset=reached[part.claim.number], anchor=None, read_up_to=0)
+            for part in self.slices
+            if reached[part.claim.number] > part.from_offset
+        ]
+        second = [part._replace(from_offset=reached[part.claim.number]) for part in self.slices]
+        return Batch(first, self.records[:middle]), Batch(
+            [part for part in second if part.to_offset > part.from_offset], self.records[middle:]
+        )
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What a batch came to. Quantities are thousandths of a unit."""
+
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # By topic and outcome.
+    rejected: Counter[str] = field(default_factory=Counter)  # By reason.
+    late: int = 0
+    booked: Counter[tuple[str, str]] = field(default_factory=Counter)  # By product and source.
+    returned: Counter[tuple[str, str]] = field(default_factory=Counter)
+    notices: Counter[str] = field(default_factory=Counter)  # By kind.
+    # Records that had waited, by what became of them.
+    taken_up: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Receipt) -> None:
+        """Add what another batch came to."""
+        self.late += other.late
+        for name in ("outcomes", "rejected", "booked", "returned", "notices", "taken_up"):
+            getattr(self, name).update(getattr(other, name))
+
+
+class Decode(Protocol):
+    """What the meter needs to read records again that waited."""
+
+    def __call__(self, topic: str, value: bytes | None, headers: Headers) -> Message:
+        """Read a record. Raises Rejected."""
+
+
+class Work:
+    """One batch at work, between its records and the database."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self._are_placed = False
+        self.taking: Intake | None = None
+        self.rows: dict[Key, EventRow] = {}
+        self.commands: dict[Key, tuple[Command, Place]] = {}
+        self.events_claimed = 0
+        self.not_claimed: set[Key] = set()
+        # The record that claims each event, and those events that were counted without more ado.
+        self.claimants: dict[Key, Record] = {}
+        self.plain: set[Key] = set()
+        self.plain_counts: Counter[tuple[int, str]] = Counter()  # By position and topic.
+        self.channels: set[str] = set()  # Those that got a row with this batch.
+        self.originals: dict[Place, Record] = {}  # Of records that waited.
+        self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
+        # The number of a partition in its topic, by that in the books.
+        self.partitions: dict[int, int] = {}
+
+    @property
+    def intake(self) -> Intake:
+        """The batch at work, once its transaction has begun."""
+        assert self.taking is not None
+        return self.taking
+
+    def is_plain(self, record: Record, key: Key) -> bool:
+        """Say whether a record is an event that is certainly new: nearly all are."""
+        return (
+            self.claimants.get(key) is record
+            and key not in self.intake.identities
+            and key not in self.not_claimed
+        )
+
+    def note_plain(self, record: Record, key: Key) -> None:
+        """Note that an event was counted without more ado."""
+        self.plain.add(key)
+        self.plain_counts[record.place.partition, record.topic] += 1
+
+    def recall(self, key: Key) -> None:
+        """Make an event known by its identity that was counted without more ado."""
+        if key in self.plain and key not in self.intake.identities:
+            message = self.claimants[key].found
+            assert isinstance(message, Count | Reading)
+            row = self.rows[key]
+            self.intake.identities[key] = Identity(
+                message, message.content, self.claimants[key].place, "applied", message.at,
+                message.product, row[9] or "", row[10], row[11], is_countable=isinstance(message, Count),
+            )  # fmt: skip
+
+    def place_of(self, key: Key) -> Place | None:
+        """Tell for which record of this batch an identity was claimed."""
+        if key in self.rows:
+            return Place(*self.rows[key][5:7])
+        return self.commands[key][1] if key in self.commands else None
+
+    def is_as_claimed(self, key: Key, identity: Identity) -> bool:
+        """Say whether the record of an event stands as it was written when it was claimed."""
+        row = self.rows.get(key)
+        return (
+            row is not None
+            and identity.state != "parked"
+            and not identity.is_late
+            and identity.place == row[5:7]
+            and (not identity.kind or identity.quantity == row[10])
+        )
+
+    def months_of(self, key: Key) -> set[int]:
+        """Tell in which months the record of an event may stand that is to be forgotten."""
+        months = {int(self.rows[key][2])} if key in self.rows else set()
+        return months | self.waited.get(key, set())
+
+    def waiting(self, parked: Parked) -> parked_store.Waiting:
+        """Write a record that waits, with its original bytes."""
+        record = self._record_at(parked.arrival.place)
+        assert record.value is not None
+        return parked_store.Waiting(
+            record.place,
+            self.partitions[record.place.partition],
+            record.clock,
+            parked.waits_for,
+            record.topic,
+            record.key,
+            record.value,
+            record.headers,
+        )
+
+    def rejects(self) -> list[ledger_store.Reject]:
+        """List the rejected records of the batch, those that had waited too."""
+        found = [
+            ledger_store.Reject(
+                record.place, None, record.found.reason, record.found.detail, was_parked=False
+            )
+            for record in self.records
+            if isinstance(record.found, Rejected)
+        ]
+        for outcome in self.intake.effects.outcomes:
+            if outcome.kind == "rejected":
+                arrival = outcome.arrival
+                found.append(
+                    ledger_store.Reject(
+                        arrival.place,
+                        arrival.message.channel,
+                        outcome.reason,
+                        outcome.detail,
+                        outcome.was_parked,
+                    )
+                )
+        return found
+
+    def dead_letter(self, reject: ledger_store.Reject) -> Draft:
+        """Write a rejected record as it came, with where it came from and what is wrong with it."""
+        record = self._record_at(reject.place)
+        added = (
+            ("lotmeter-reason", reject.reason.encode()),
+            ("lotmeter-detail", reject.detail.encode()),
+            ("lotmeter-topic", record.topic.encode()),
+            ("lotmeter-partition", str(self.partitions[record.place.partition]).encode()),
+            ("lotmeter-offset", str(record.place.offset).encode()),
+        )
+        return Draft("dead_letters", record.key, record.value, (*record.headers, *added))
+
+    def account_for(self, slices: Sequence[Slice]) -> list[tuple[int, ...]]:
+        """Count what became of the offsets of each slice."""
+        counts = {part.claim.number: Counter[str]() for part in slices}
+        for record in self.records:
+            if isinstance(record.found, Rejected):
+                counts[record.place.partition]["rejected"] += 1
+        for (position, _), count in self.plain_counts.items():
+            counts[position]["applied"] += count
+        for outcome in self.intake.effects.outcomes:
+            if not outcome.was_parked:
+                counts[outcome.arrival.place.partition][outcome.kind] += 1
+        return [
+            (
+                part.claim.number,
+                part.from_offset,
+                part.to_offset,
+                part.claim.epoch,
+                *(
+                    counts[part.claim.number][kind]
+                    for kind in ("applied", "duplicate", "parked", "rejected")
+                ),
+            )  # fmt: skip
+            for part in slices
+        ]
+
+    def receipt(self) -> Receipt:
+        """Sum up the batch."""
+        receipt, effects = Receipt(), self.intake.effects
+        for (_, topic), count in self.plain_counts.items():
+            receipt.outcomes[topic, "applied"] += count
+        for reject in self.rejects():
+            receipt.rejected[reject.reason] += 1
+            if not reject.was_parked:
+                receipt.outcomes[self._record_at(reject.place).topic, "rejected"] += 1
+        for outcome in effects.outcomes:
+            receipt.late += outcome.is_late
+            if outcome.was_parked:
+                receipt.taken_up[outcome.kind] += 1
+            elif outcome.kind != "rejected":
+                topic = self._record_at(outcome.arrival.place).topic
+                receipt.outcomes[topic, outcome.kind] += 1
+        for _, entry, _ in effects.entries:
+            side = receipt.booked if entry.quantity > 0 else receipt.returned
+            side[entry.product, entry.fill.source] += abs(entry.quantity)
+        for _, happening, _ in effects.happenings:
+            receipt.notices[happening.kind] += 1
+        return receipt
+
+    def _record_at(self, place: Place) -> Record:
+        if not self._are_placed:
+            self._are_placed = True
+            self.originals.update((record.place, record) for record in self.records)
+        return self.originals[place]

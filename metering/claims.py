@@ -1,0 +1,148 @@
+"""Identities of a batch: claimed before anything else is locked, looked up after, and put right at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from metering.batches import Record
+from metering.commands import Command, Register
+from metering.errors import Rejected
+from metering.events import Void
+from metering.intake import Arrival, Parked
+from metering.storage import event_store, parked_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from metering.batches import Decode, Work
+    from metering.catalog import Catalog, Rules
+    from metering.storage.event_store import Key
+
+
+def admit(records: Sequence[Record], rules: Rules) -> list[Record]:
+    """Pick the records that say something and come in time: the others need no identity."""
+    return [
+        record
+        for record in records
+        if not isinstance(record.found, Rejected)
+        and record.found.at <= record.clock + rules.ahead
+        and (isinstance(record.found, Command) or record.found.at >= record.clock - rules.horizon)
+    ]
+
+
+async def claim(
+    driver: Any,  # noqa: ANN401
+    catalog: Catalog,
+    work: Work,
+    admitted: Sequence[Record],
+) -> None:
+    """Claim each identity once: of several copies in a batch, for the one that was read first."""
+    for record in admitted:
+        message = record.found
+        assert not isinstance(message, Rejected)
+        key = (message.channel, message.digest)
+        if key in work.rows or key in work.commands:
+            continue
+        if isinstance(message, Command):
+            work.commands[key] = (message, record.place)
+        else:
+            work.rows[key] = event_store.row_for(message, record.place, catalog)
+            work.claimants[key] = record
+    work.events_claimed = await event_store.claim_events(driver, list(work.rows.values()))
+    await event_store.claim_commands(driver, work.commands.values())
+
+
+async def look_up(
+    driver: Any,  # noqa: ANN401
+    rules: Rules,
+    decode: Decode,
+    work: Work,
+    admitted: Sequence[Record],
+) -> None:
+    """Find what is known of these identities, of events to take back, and of records that wait.
+
+    This comes after the channels were locked: whoever claimed one of these identities elsewhere is done by then.
+    """
+    taking = work.intake
+    own = set(work.rows) | set(work.commands)
+    targets = {
+        (record.found.channel, record.found.target)
+        for record in admitted
+        if isinstance(record.found, Void)
+    }
+    if work.events_claimed < len(work.rows):
+        work.not_claimed = await event_store.not_claimed(driver)
+    if work.rows:
+        taking.identities.update(
+            await event_store.met_before(driver, _live_months(rules, admitted))
+        )
+    for key, identity in (await event_store.find(driver, targets | set(work.commands))).items():
+        # What this very batch claims is taken in when its turn comes.
+        if identity.place != work.place_of(key):
+            taking.identities[key] = identity
+    registering = {
+        record.found.channel
+        for record in admitted
+        if isinstance(record.found, Command) and isinstance(record.found.order, Register)
+    }
+    put_waiting(
+        decode, work, await parked_store.find(driver, own | targets, registering=registering)
+    )
+
+
+def _live_months(rules: Rules, admitted: Sequence[Record]) -> range:
+    """Tell in which months an event may stand whose identity these records could share."""
+    first = event_store.month_of(min(record.clock for record in admitted) - rules.horizon)
+    last = event_store.month_of(max(record.clock for record in admitted) + rules.ahead)
+    return range(first, last + 1)
+
+
+def put_waiting(decode: Decode, work: Work, waiting: Iterable[parked_store.Waiting]) -> None:
+    """Put in records that wait, read again from their original bytes."""
+    for row in waiting:
+        message = decode(row.topic, row.value, row.headers)
+        parked = Parked(Arrival(row.place, row.clock, message), row.waits_for)
+        work.intake.put_parked(parked)
+        work.partitions[row.place.partition] = row.partition
+        work.waited[message.channel, message.digest] = {event_store.month_of(message.at)}
+        work.originals[row.place] = Record(
+            row.place, row.clock, row.topic, row.key, row.value, row.headers, message
+        )
+
+
+async def keep(driver: Any, work: Work) -> None:  # noqa: ANN401
+    """Put those records right that do not stand as they were claimed."""
+    taking, effects = work.intake, work.intake.effects
+    rewritten, answered, waiting = [], [], []
+    stands: set[Key] = set()
+    for key in effects.claimed:
+        identity = taking.identities.get(key)
+        if identity is None:
+            continue
+        stands.add(key)
+        message = identity.message
+        if isinstance(message, Command):
+            answer = effects.answers.get(message.digest)
+            answered.append(
+                event_store.command_row(message, identity.place, identity.state, answer)
+            )
+        elif key in work.not_claimed or not work.is_as_claimed(key, identity):
+            rewritten.append(event_store.row_as_standing(identity))
+    for channel, parked in effects.parked:
+        digest = parked.arrival.message.digest
+        # One that waited for its channel may go on waiting for its event.
+        if taking.parked.get(channel, {}).get(digest) is parked:
+            waiting.append((channel, digest, parked.arrival.message.at, work.waiting(parked)))
+    claimed = effects.released | work.rows.keys() | work.commands.keys()
+    gone = {key for key in claimed - stands - work.plain if key not in taking.identities}
+    # An identity that was let go may have been claimed again, at another time.
+    moved = {row[:2] for row in rewritten} & (effects.released | work.rows.keys())
+    months = {(*key, month) for key in gone | moved for month in work.months_of(key)}
+    await event_store.release(driver, months - {row[:3] for row in rewritten})
+    await event_store.release_commands(driver, gone)
+    await event_store.put_right(driver, rewritten)
+    await event_store.put_commands_right(driver, answered)
+    voided = {(*key, event_store.month_of(taking.identities[key].at)) for key in effects.changed}
+    await event_store.mark_voided(driver, voided)
+    await parked_store.remove(driver, effects.unparked)
+    await parked_store.add(driver, waiting)
