@@ -24,7 +24,8 @@ POLL_SECONDS = 0.2
 async def answers_to(
     settings: Settings, channel: str, source: str, ids: Sequence[str], *, seconds: float
 ) -> list[dict[str, Any]]:
-    """Wait until commands are in the books: granted, refused with a reason, or waiting for their channel.
+    """Wait until commands are in the books: granted, refused with a reason, or waiting for their
+    channel.
 
     Raises Stop if one of them does not come in time.
     """

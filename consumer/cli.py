@@ -1,4 +1,6 @@
-"""The command line: `lotmeter …`. Exit status 0 is success, 1 a refusal or a finding, 2 wrong usage."""
+"""The command line: `lotmeter …`. Exit status 0 is success, 1 a refusal or a finding, 2 wrong
+usage.
+"""
 
 from __future__ import annotations
 

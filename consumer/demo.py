@@ -1,4 +1,6 @@
-"""The whole system at work: a broker, a database, the consumer as it runs in production, and traffic with faults."""
+"""The whole system at work: a broker, a database, the consumer as it runs in production, and
+traffic with faults.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool
 
 @contextlib.asynccontextmanager
 async def _consumer(environ: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the consumer in a process of its own, as in production, and stop it as a supervisor would."""
+    """Run the consumer in a process of its own, as in production, and stop it as a supervisor
+    would.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -128,7 +132,9 @@ async def _send(settings: Settings, messages: Iterator[Any]) -> int:
 async def _until_ready(
     engine: AsyncEngine, consumer: asyncio.subprocess.Process, channels: int, records: int
 ) -> None:
-    """Wait until every channel is registered and its past cycles are closed: from then on it is certain what is late."""
+    """Wait until every channel is registered and its past cycles are closed: from then on it is
+    certain what is late.
+    """
     patience = _Patience(consumer)
     while True:
         async with engine.connect() as connection:
@@ -148,7 +154,9 @@ async def _stream(
     *,
     quiet: bool,
 ) -> float:
-    """Send the usage while it is read, and show how far it is; returns the seconds from first to last."""
+    """Send the usage while it is read, and show how far it is; returns the seconds from first to
+    last.
+    """
     before, began = traffic.manifest.records, time.monotonic()
     sender = asyncio.create_task(_send(settings, traffic.usage()))
     patience = _Patience(consumer)

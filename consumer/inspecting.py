@@ -42,7 +42,7 @@ def simulate(
             help="Use this server in place of an embedded one, in a schema that is dropped at the end.",
         ),
     ] = None,
-    json: JsonOption = False,  # noqa: FBT002
+    json: JsonOption = False,
 ) -> None:
     """Print the books of a scenario, with the clock under control."""
     from consumer import simulate as simulation  # noqa: PLC0415
@@ -84,7 +84,7 @@ def quote(
     on: Annotated[
         str | None, typer.Option("--on", metavar="DATE", help="As of this day; today if absent.")
     ] = None,
-    json: JsonOption = False,  # noqa: FBT002
+    json: JsonOption = False,
 ) -> None:
     """Print the price of a purchase: a month and a year, by range."""
     if product not in PRODUCTS:
@@ -112,7 +112,7 @@ def statement(
         str | None,
         typer.Option("--cycle", metavar="DATE", help="Only the cycle that holds this day."),
     ] = None,
-    json: JsonOption = False,  # noqa: FBT002
+    json: JsonOption = False,
 ) -> None:
     """Print what the cycles of a channel came to."""
     day = day_from(cycle) if cycle is not None else None
@@ -130,7 +130,7 @@ def statement(
         reports.show_cycles(channel, cycles)
 
 
-def lots(channel: ChannelArgument, json: JsonOption = False) -> None:  # noqa: FBT002
+def lots(channel: ChannelArgument, json: JsonOption = False) -> None:
     """Print the lots of a channel, its reservations, and what a month may take."""
     document = channel_document(channel)
     if json:
@@ -142,8 +142,8 @@ def lots(channel: ChannelArgument, json: JsonOption = False) -> None:  # noqa: F
 def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Everything that is kept, closed cycles too.")
-    ] = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Prove the books: recompute them from the records of the events."""
     settings = settings_for(kafka=False)

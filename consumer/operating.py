@@ -1,4 +1,6 @@
-"""Commands that set the system up, run it, feed it and show it: migrate, topics, check, run, send, demo."""
+"""Commands that set the system up, run it, feed it and show it: migrate, topics, check, run, send,
+demo.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,11 @@ def migrate(
     create_roles: Annotated[
         bool,
         typer.Option("--create-roles", help="Create the roles that the settings name, if missing."),
-    ] = False,  # noqa: FBT002
+    ] = False,
 ) -> None:
-    """Bring the database schema up to date, as its owner, and grant to the roles that the settings name."""
+    """Bring the database schema up to date, as its owner, and grant to the roles that the settings
+    name.
+    """
     from metering.storage import schema  # noqa: PLC0415
 
     settings = settings_for(kafka=False)
@@ -121,8 +125,8 @@ def demo(
         int, typer.Option("--channels", min=1, max=1_000_000, help="Channels that use them.")
     ] = 200,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same traffic.")] = 1,
-    keep: Annotated[bool, typer.Option("--keep", help="Stay until Ctrl-C, with /metrics.")] = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    keep: Annotated[bool, typer.Option("--keep", help="Stay until Ctrl-C, with /metrics.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Show the whole system at work, with a broker and a database of its own."""
     from consumer import demo as show  # noqa: PLC0415

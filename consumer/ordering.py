@@ -1,4 +1,6 @@
-"""Commands that ask the books for something: lots, reservations, limits, channels. They publish, and can wait."""
+"""Commands that ask the books for something: lots, reservations, limits, channels. They publish,
+and can wait.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ REFUSALS = {
     "in_trial": "nothing can be bought during the trial: schedule it instead",
     "free_plan": "the free plan cannot buy this: change the plan first",
     "quantity_out_of_bounds": "the quantity is less or more than one purchase may have",
-    "over_plan_limit": "with what the plan includes and other lots hold it would exceed the plan's limit",
+    "over_plan_limit": "with what is included and other lots it would exceed the plan's limit",
     "unknown_lot": "there is no such lot, or it has ended or was refunded",
     "unknown_reservation": "there is no such reservation, or it can no longer be changed",
     "refund_window_over": "a lot can be given back up to the 7th day after its purchase",
@@ -64,12 +66,15 @@ REFUSALS = {
 def purchase(
     channel_id: ChannelArgument,
     cart: Annotated[
-        list[str], typer.Argument(metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart.")
+        list[str],
+        typer.Argument(
+            metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart."
+        ),
     ],
-    renew: RenewOption = True,  # noqa: FBT002
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Buy without asking.")] = False,  # noqa: FBT002
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    renew: RenewOption = True,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Buy without asking.")] = False,
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Buy lots that are valid from today, after showing what they cost."""
     _buy(channel_id, "lot.purchased", cart, renew=renew, yes=yes, wait=wait, json=json)
@@ -79,12 +84,15 @@ def purchase(
 def schedule(
     channel_id: ChannelArgument,
     cart: Annotated[
-        list[str], typer.Argument(metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart.")
+        list[str],
+        typer.Argument(
+            metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart."
+        ),
     ],
-    renew: RenewOption = True,  # noqa: FBT002
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Reserve without asking.")] = False,  # noqa: FBT002
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    renew: RenewOption = True,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Reserve without asking.")] = False,
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Reserve lots that are bought on the next billing date."""
     _buy(channel_id, "lot.scheduled", cart, renew=renew, yes=yes, wait=wait, json=json)
@@ -94,11 +102,15 @@ def schedule(
 def reserve_change(
     channel_id: ChannelArgument,
     lot_id: LotArgument,
-    quantity: Annotated[int | None, typer.Option("--quantity", help="Units a month from now on.")] = None,
-    renew: Annotated[bool | None, typer.Option("--renew/--no-renew", help="Renew it when it ends.")] = None,
+    quantity: Annotated[
+        int | None, typer.Option("--quantity", help="Units a month from now on.")
+    ] = None,
+    renew: Annotated[
+        bool | None, typer.Option("--renew/--no-renew", help="Renew it when it ends.")
+    ] = None,
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Change what a reservation will buy."""
     changes = {"quantity": quantity, "renew": renew}
@@ -113,8 +125,8 @@ def cancel(
     channel_id: ChannelArgument,
     lot_id: LotArgument,
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Take a reservation back."""
     _ask(channel_id, [("reservation.cancelled", {"lot": lot_id}, command_id)], wait=wait, json=json)
@@ -124,10 +136,12 @@ def cancel(
 def renewal(
     channel_id: ChannelArgument,
     lot_id: LotArgument,
-    switch: Annotated[str, typer.Argument(metavar="on|off", help="Whether it is renewed when it ends.")],
+    switch: Annotated[
+        str, typer.Argument(metavar="on|off", help="Whether it is renewed when it ends.")
+    ],
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Switch the renewal of a lot on or off."""
     if switch not in ("on", "off"):
@@ -141,8 +155,8 @@ def refund(
     channel_id: ChannelArgument,
     lot_id: LotArgument,
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Give a lot back that nothing was deducted from."""
     _ask(channel_id, [("lot.refunded", {"lot": lot_id}, command_id)], wait=wait, json=json)
@@ -156,8 +170,8 @@ def register(
     billing_day: Annotated[str, typer.Option("--billing-day", help="1 to 27, or end.")],
     trial_ends_on: Annotated[str | None, typer.Option("--trial-ends-on", metavar="DATE")] = None,
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Take a channel into the books."""
     data = {"plan": plan, "time_zone": time_zone, "billing_day": _billing_day(billing_day)}
@@ -170,11 +184,13 @@ def register(
 def change(
     channel_id: ChannelArgument,
     plan: Annotated[str | None, typer.Option("--plan", help=", ".join(PLANS))] = None,
-    billing_day: Annotated[str | None, typer.Option("--billing-day", help="1 to 27, or end.")] = None,
+    billing_day: Annotated[
+        str | None, typer.Option("--billing-day", help="1 to 27, or end.")
+    ] = None,
     trial_ends_on: Annotated[str | None, typer.Option("--trial-ends-on", metavar="DATE")] = None,
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Give a channel another plan, billing day or end of trial."""
     data: dict[str, Any] = {} if plan is None else {"plan": plan}
@@ -190,10 +206,12 @@ def change(
 def limit(
     channel_id: ChannelArgument,
     product: Annotated[str, typer.Argument(metavar="PRODUCT", help=", ".join(PRODUCTS))],
-    units: Annotated[str, typer.Argument(metavar="LIMIT", help="Units a cycle, or none to remove it.")],
+    units: Annotated[
+        str, typer.Argument(metavar="LIMIT", help="Units a cycle, or none to remove it.")
+    ],
     command_id: IdOption = None,
-    wait: WaitOption = False,  # noqa: FBT002
-    json: JsonOption = False,  # noqa: FBT002
+    wait: WaitOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Set the channel's own limit of a product, or remove it."""
     if units != "none" and not units.isdecimal():
@@ -217,12 +235,15 @@ def _buy(
     catalog = catalog_of(settings_for(database=False))
     today = moment_of(now_instant()).date()
     quotes = [
-        reports.quote_document(catalog, PRODUCTS[product], quantity, on=today) for _, product, quantity in lines
+        reports.quote_document(catalog, PRODUCTS[product], quantity, on=today)
+        for _, product, quantity in lines
     ]
     if not json:
         _show_cart(quotes, today)
     if not yes:
-        typer.confirm("Buy this?" if kind == "lot.purchased" else "Reserve this?", abort=True, err=True)
+        typer.confirm(
+            "Buy this?" if kind == "lot.purchased" else "Reserve this?", abort=True, err=True
+        )
     orders = [
         (kind, {"lot": name, "product": product, "quantity": quantity, "renew": renew}, None)
         for name, product, quantity in lines
@@ -245,7 +266,9 @@ def _show_cart(quotes: list[dict[str, Any]], today: date) -> None:
     if len(quotes) > 1 and priced:
         unpriced = len(quotes) - len(priced)
         note = f", and {unpriced} without a published price" if unpriced else ""
-        reports.console.print(f"total    ${amount_text(sum(priced, Decimal(0)))} on {today.isoformat()}{note}")
+        reports.console.print(
+            f"total    ${amount_text(sum(priced, Decimal(0)))} on {today.isoformat()}{note}"
+        )
 
 
 def _ask(
@@ -266,7 +289,10 @@ def _ask(
         }
         for kind, data, command_id in orders
     ]
-    messages = [Outgoing(settings.commands_topic, channel_id.encode(), orjson.dumps(event)) for event in events]
+    messages = [
+        Outgoing(settings.commands_topic, channel_id.encode(), orjson.dumps(event))
+        for event in events
+    ]
     run(send(settings, messages))
     if not wait:
         _report([{"id": event["id"], "outcome": "sent"} for event in events], json=json)

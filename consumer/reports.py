@@ -163,7 +163,7 @@ def show_lot(channel: str, lot: Document) -> None:
     console.print(table)
 
 
-def show_verification(is_ok: bool, checked: Mapping[str, int], differences: Sequence[str]) -> None:  # noqa: FBT001
+def show_verification(is_ok: bool, checked: Mapping[str, int], differences: Sequence[str]) -> None:
     """Show what was checked, and what does not agree."""
     counts = ", ".join(
         f"{count:,} {name.replace('_', ' ')}" for name, count in checked.items() if count

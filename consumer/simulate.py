@@ -1,4 +1,6 @@
-"""Run a scenario with the clock under control, through the code that runs in production, Kafka apart."""
+"""Run a scenario with the clock under control, through the code that runs in production, Kafka
+apart.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import json
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from metering.storage.database import create_engine
 from metering.verification import verify
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -54,7 +56,9 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What a scenario came to: the document of `simulate --json`, and whether its books could be proven."""
+    """What a scenario came to: the document of `simulate --json`, and whether its books could be
+    proven.
+    """
 
     document: dict[str, Any]
     differences: list[str]
@@ -114,7 +118,9 @@ def _compact(event: object) -> bytes:
 async def simulate(
     lines: Sequence[Line], catalog: Catalog, *, as_of: int | None, database_url: str | None = None
 ) -> Simulation:
-    """Feed a scenario into a fresh database and read its books. Raises WrongScenario if as_of has passed."""
+    """Feed a scenario into a fresh database and read its books. Raises WrongScenario if as_of has
+    passed.
+    """
     clocks = _clocks(lines)
     end = clocks[-1] if clocks else None
     if as_of is not None and end is not None and as_of < end:
@@ -124,7 +130,7 @@ async def simulate(
     end = as_of if as_of is not None else end
     if end is None:
         raise WrongScenario("no line has a readable time: say --as-of")
-    async with _fresh_books(database_url) as (engine, name):
+    async with _fresh_books(database_url) as (engine, _name):
         read = decoder_for(catalog, commands_topic=COMMANDS)
         meter = Meter(engine, catalog, read, group=GROUP)
         outcomes = await _feed(meter, read, lines, clocks, end)
@@ -201,7 +207,9 @@ async def _feed(
 
 
 def _move_taken_up(receipt: Receipt, outcomes: Counter[str]) -> None:
-    """Move records that waited to where they went; one that goes on waiting is counted where it was."""
+    """Move records that waited to where they went; one that goes on waiting is counted where it
+    was.
+    """
     for outcome, count in receipt.taken_up.items():
         outcomes["parked"] -= count
         if outcome != "rejected":

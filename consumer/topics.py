@@ -20,13 +20,16 @@ WRITTEN_RETENTION_MS = 35 * DAY_MS
 
 
 def plan(settings: Settings, *, partitions: int, replication: int) -> list[NewTopic]:
-    """List the topics: all that are read have the same number of partitions, so that a channel stays in one lane."""
+    """List the topics: all that are read have the same number of partitions, so that a channel
+    stays in one lane.
+    """
     read = {
         "cleanup.policy": "delete",
         "retention.ms": str(READ_RETENTION_MS),
         # The time of arrival decides what is late, not what a producer says.
         "message.timestamp.type": "LogAppendTime",
-        # Room for what is too large to be counted: it is rejected with its reason, not refused to the producer.
+        # Room for what is too large to be counted: it is rejected with its reason, not refused to
+        # the producer.
         "max.message.bytes": str(2**20),
     }
     written = {

@@ -1,4 +1,6 @@
-"""Traffic as messaging services send it, with the faults that such traffic has, and how many of each there are."""
+"""Traffic as messaging services send it, with the faults that such traffic has, and how many of
+each there are.
+"""
 
 from __future__ import annotations
 
@@ -341,17 +343,17 @@ class Traffic:
                 "too_old",
                 topic,
                 orjson.dumps({**event, "time": _time_text(self._now - self._horizon - DAY)}),
-            ),  # fmt: skip
+            ),
             lambda event: (
                 "no_price",
                 topic,
                 orjson.dumps({**event, "type": "message.sent", "data": _UNPRICED}),
-            ),  # fmt: skip
+            ),
             lambda event: (
                 "empty_text",
                 topic,
                 orjson.dumps({**event, "type": "message.sent", "data": _EMPTY}),
-            ),  # fmt: skip
+            ),
             lambda event: ("too_large", topic, orjson.dumps({**event, "padding": "x" * 70_000})),
             lambda event: (
                 "parked",

@@ -1,4 +1,6 @@
-"""Everything the books hold about one channel while it is being worked on: values, cycles, lots, tallies, fills."""
+"""Everything the books hold about one channel while it is being worked on: values, cycles, lots,
+tallies, fills.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,8 @@ class Books:
         self.base = base  # As it was when the earliest open cycle began.
         self.days: dict[date, DayPour] = {}  # What is booked of the open days.
         self.dirty_from: date | None = None  # The first day that must be poured again.
-        # The states in which the newest days began: usage mostly comes for these, and pours from there.
+        # The states in which the newest days began: usage mostly comes for these, and pours from
+        # there.
         self.newest: list[tuple[date, PourState]] = []
         self.poured_through: date | None = None
         self.unlooked_from: date | None = (
@@ -140,7 +143,9 @@ class Books:
 
 @dataclass(slots=True)
 class Unsaved:
-    """What changed since the account was loaded, apart from tallies and windows, which keep their own lists."""
+    """What changed since the account was loaded, apart from tallies and windows, which keep their
+    own lists.
+    """
 
     settings: list[tuple[ValueName, str, Setting]] = field(default_factory=list)
     lots: set[str] = field(default_factory=set)
@@ -149,7 +154,9 @@ class Unsaved:
 
 @dataclass(slots=True)
 class Account:
-    """One registered channel. The earliest open cycle begins on `open_from`; what was before never changes."""
+    """One registered channel. The earliest open cycle begins on `open_from`; what was before never
+    changes.
+    """
 
     channel: str
     time_zone: str

@@ -1,4 +1,6 @@
-"""A batch: the records that go into one transaction, what is known of them at work, and what they came to."""
+"""A batch: the records that go into one transaction, what is known of them at work, and what they
+came to.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from metering.events import Count, Reading
 from metering.intake import Identity, Place
 from metering.storage import ledger_store, parked_store
 from metering.storage.outbox_store import Draft, Headers
-from metering.storage.position_store import Slice
 
 if TYPE_CHECKING:
+    from metering.storage.position_store import Slice
     from collections.abc import Sequence
 
     from metering.commands import Command
@@ -34,7 +36,9 @@ class Record(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records in the order in which they were read, with the stretches of the partitions that they fill."""
+    """Records in the order in which they were read, with the stretches of the partitions that they
+    fill.
+    """
 
     slices: Sequence[Slice]
     records: Sequence[Record]
@@ -228,7 +232,7 @@ class Work:
                     counts[part.claim.number][kind]
                     for kind in ("applied", "duplicate", "parked", "rejected")
                 ),
-            )  # fmt: skip
+            )
             for part in slices
         ]
 

@@ -311,7 +311,7 @@ def _quantity(value: object) -> int:
     return int(quantity)
 
 
-def _expect(holds: bool, otherwise: str) -> None:  # noqa: FBT001
+def _expect(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
 

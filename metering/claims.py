@@ -1,4 +1,6 @@
-"""Identities of a batch: claimed before anything else is locked, looked up after, and put right at the end."""
+"""Identities of a batch: claimed before anything else is locked, looked up after, and put right at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def admit(records: Sequence[Record], rules: Rules) -> list[Record]:
 
 
 async def claim(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     catalog: Catalog,
     work: Work,
     admitted: Sequence[Record],
@@ -53,7 +55,7 @@ async def claim(
 
 
 async def look_up(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     rules: Rules,
     decode: Decode,
     work: Work,
@@ -61,7 +63,8 @@ async def look_up(
 ) -> None:
     """Find what is known of these identities, of events to take back, and of records that wait.
 
-    This comes after the channels were locked: whoever claimed one of these identities elsewhere is done by then.
+    This comes after the channels were locked: whoever claimed one of these identities elsewhere is
+    done by then.
     """
     taking = work.intake
     own = set(work.rows) | set(work.commands)
@@ -110,7 +113,7 @@ def put_waiting(decode: Decode, work: Work, waiting: Iterable[parked_store.Waiti
         )
 
 
-async def keep(driver: Any, work: Work) -> None:  # noqa: ANN401
+async def keep(driver: Any, work: Work) -> None:
     """Put those records right that do not stand as they were claimed."""
     taking, effects = work.intake, work.intake.effects
     rewritten, answered, waiting = [], [], []

@@ -1,10 +1,14 @@
-"""What the back office can ask: an instruction about a channel or a lot. If one exists, it is valid."""
+"""What the back office can ask: an instruction about a channel or a lot. If one exists, it is
+valid.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import date
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ class Count(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The absolute level of something: how many contacts are stored, whether a person holds a seat."""
+    """The absolute level of something: how many contacts are stored, whether a person holds a
+    seat.
+    """
 
     channel: str
     digest: bytes

@@ -1,6 +1,8 @@
-"""Take records in, one after the other: admit, claim, count, decide, take back, park. Pure: values in, effects out.
+"""Take records in, one after the other: admit, claim, count, decide, take back, park. Pure: values
+in, effects out.
 
-What the database knows of the channels and identities concerned is put in before; what changed is read off after.
+What the database knows of the channels and identities concerned is put in before; what changed is
+read off after.
 """
 
 from __future__ import annotations
@@ -112,7 +114,8 @@ class Effects:
 class Intake:
     """One batch at work. `accounts` holds the registered channels that are concerned.
 
-    What is due happens by `due_clock`, and cycles close by `closing_clock`. Without them the clock of each record
+    What is due happens by `due_clock`, and cycles close by `closing_clock`. Without them the clock
+    of each record
     decides, and thresholds are looked at after each.
     """
 
@@ -385,7 +388,8 @@ class Intake:
             self._take_up_voids(message.channel, message.digest, clock)
 
     def _look_after(self, arrival: Arrival) -> None:
-        # With the clock of each record thresholds are looked at after each; else once, after the batch.
+        # With the clock of each record thresholds are looked at after each; else once, after the
+        # batch.
         account = self.accounts.get(arrival.message.channel)
         if self._due_clock is None and account is not None:
             self.settle(account, arrival.place)
@@ -424,7 +428,9 @@ class Intake:
     # The clock
 
     def catch_up(self, channel: str, clock: int, *, place: Place | None = None) -> None:
-        """Let everything happen to a channel that is due by the clock, in order and as of its own day."""
+        """Let everything happen to a channel that is due by the clock, in order and as of its own
+        day.
+        """
         account = self.accounts.get(channel)
         if account is None:
             return

@@ -1,8 +1,9 @@
-"""Purchase, schedule, renew, refund, expire: decisions about lots, taken once, against the books as they stand."""
+"""Purchase, schedule, renew, refund, expire: decisions about lots, taken once, against the books
+as they stand.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ from metering.prices import quote
 from metering.quantities import quantity_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterator
 
     from metering.catalog import Catalog, Product
@@ -131,7 +133,9 @@ def _acts(account: Account, catalog: Catalog, today: date) -> Iterator[Act]:
 
 
 def execution_day(account: Account, reservation: Reservation, today: date) -> date | None:
-    """Say when a reservation buys; None while it waits for the end of a trial that is not in sight."""
+    """Say when a reservation buys; None while it waits for the end of a trial that is not in
+    sight.
+    """
     if reservation.executes_on is not None:
         return reservation.executes_on
     waiting_plans = _WAITING_PLANS_PU if reservation.product == "pu" else _WAITING_PLANS
@@ -148,7 +152,9 @@ def execution_day(account: Account, reservation: Reservation, today: date) -> da
 
 
 def planned_day(account: Account, reservation: Reservation, today: date) -> date | None:
-    """Say when a waiting reservation is expected to buy, as people are told: at the end of the trial."""
+    """Say when a waiting reservation is expected to buy, as people are told: at the end of the
+    trial.
+    """
     if reservation.executes_on is not None:
         return reservation.executes_on
     if account.plan_on(today) != "trial":

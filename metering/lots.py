@@ -1,6 +1,7 @@
 """A lot: one prepaid purchase, its windows, and the order in which lots burn.
 
-Words: `quota` is what one window of the lot brings; `taken` counts what is gone from the quota of each window;
+Words: `quota` is what one window of the lot brings; `taken` counts what is gone from the quota of
+each window;
 `drawn` is what the running window has given to usage. All are quantities.
 """
 

@@ -1,6 +1,7 @@
 """Record a batch: the whole story, in one transaction.
 
-Positions, identities, tallies, draws, ledger, rejects and notices move together or not at all. Locks
+Positions, identities, tallies, draws, ledger, rejects and notices move together or not at all.
+Locks
 are taken in one order: positions, identities, channels; each sorted.
 """
 
@@ -44,7 +45,8 @@ __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt",
 # Accounts that are kept in memory between batches; each takes some kilobytes.
 ACCOUNTS_KEPT_MAX = 20_000
 
-# Channels that are due are settled a few hundred at a time: the stream waits for less than a second.
+# Channels that are due are settled a few hundred at a time: the stream waits for less than a
+# second.
 DUE_CHANNELS_MAX = 300
 
 
@@ -94,7 +96,8 @@ class Meter:
     async def record(self, batch: Batch, *, now: int | None = None) -> Receipt:
         """Record each event once, however often it is delivered.
 
-        What is due happens by `now`; without it, by the clock of each record. Raises Fenced, and Unavailable, after
+        What is due happens by `now`; without it, by the clock of each record. Raises Fenced, and
+        Unavailable, after
         which the outcome is unknown until the position has been read again.
         """
         try:
@@ -102,7 +105,8 @@ class Meter:
         except (DBAPIError, PostgresError) as error:
             if not is_about_a_value(error):
                 raise
-            # One record is to blame. Nothing of the batch stands: find it by halves, and let its neighbours apply.
+            # One record is to blame. Nothing of the batch stands: find it by halves, and let its
+            # neighbours apply.
             if len(batch.records) > 1:
                 first, second = batch.halves()
                 receipt = await self.record(first, now=now)
@@ -202,7 +206,7 @@ class Meter:
                     await event_store.ensure_month(driver, month)
             self._months |= missing
 
-    async def _open_accounts(self, driver: Any, work: Work, channels: Collection[str]) -> None:  # noqa: ANN401
+    async def _open_accounts(self, driver: Any, work: Work, channels: Collection[str]) -> None:
         unknown = {channel for channel in channels if channel not in self._known_channels}
         versions = await account_store.lock(driver, channels, unknown=unknown)
         work.channels = unknown
@@ -210,7 +214,7 @@ class Meter:
 
     async def _load_accounts(
         self, driver: Any, taking: Intake, versions: Mapping[str, int]
-    ) -> None:  # noqa: ANN401
+    ) -> None:
         missing = []
         for channel, version in versions.items():
             kept = self._accounts.pop(channel, None)
@@ -250,7 +254,7 @@ class Meter:
         for channel in taking.effects.touched & accounts.keys():
             taking.settle(accounts[channel], None)
 
-    async def _keep(self, driver: Any, work: Work) -> None:  # noqa: ANN401
+    async def _keep(self, driver: Any, work: Work) -> None:
         """Write what changed."""
         taking, effects = work.intake, work.intake.effects
         await claims.keep(driver, work)

@@ -86,7 +86,9 @@ def _crossings(
 
     limits: dict[date, int | None] = {}
     if account.may_have_limit(catalog, product):
-        limits = {pour.on: account.limit_on(catalog, product, pour.on) for pour in (before, *poured)}
+        limits = {
+            pour.on: account.limit_on(catalog, product, pour.on) for pour in (before, *poured)
+        }
     if any(limit is not None for limit in limits.values()):
         for percent in thresholds.limit_reached:
             reached = _usage_reaches(percent, limits)

@@ -1,6 +1,7 @@
 """Days, cycles and windows: which calendar day an instant falls on, and where months begin.
 
-Units: an instant is an int of microseconds since 1970 in UTC; a day is a `date` in the channel's time zone.
+Units: an instant is an int of microseconds since 1970 in UTC; a day is a `date` in the channel's
+time zone.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def day_of(instant: int, zone: str) -> date:
 @lru_cache(maxsize=65_536)
 def first_instant(day: date, zone: str) -> int:
     """Say when a day begins in the zone: at its first instant, also where midnight is skipped."""
-    # Where the clocks jump over midnight both readings of it may lie off the mark: search between them.
+    # Where the clocks jump over midnight both readings of it may lie off the mark: search between
+    # them.
     quarter = instant_of(datetime(day.year, day.month, day.day, tzinfo=UTC)) // _QUARTER
     low, high = quarter - 15 * 4, quarter + 15 * 4
     while low < high:

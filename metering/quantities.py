@@ -1,6 +1,7 @@
 """Exact amounts: quantities are integers of a thousandth, money is a decimal that is rounded once.
 
-Units: a `quantity` is an int that counts thousandths of a unit; an `amount` is a `Decimal` of US dollars.
+Units: a `quantity` is an int that counts thousandths of a unit; an `amount` is a `Decimal` of US
+dollars.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 
 THOUSAND = 1000
 
-# Purchases reach 10^10 units × 12 months × prices of many decimals: never round before a cent is shown.
+# Purchases reach 10^10 units × 12 months × prices of many decimals: never round before a cent is
+# shown.
 EXACT = Context(prec=60, rounding=ROUND_HALF_UP)
 
 _CENT = Decimal("0.01")

@@ -289,7 +289,7 @@ class Pour:
             rest = sum(self.left.pop((lot.name, quota), 0) for quota in range(len(lot.starts)))
             self._fill(day, "expired", rest, lot.name)
 
-    def _take(  # noqa: PLR0913
+    def _take(
         self,
         day: date,
         lot: Held,
@@ -308,7 +308,7 @@ class Pour:
                 self.left[lot.name, quota] -= part
         return taken
 
-    def _fill(  # noqa: PLR0913
+    def _fill(
         self,
         day: date,
         source: str,
@@ -341,7 +341,7 @@ def crossings(
 
     def is_over(day: Day, now: Standing, kind: str, percent: int) -> bool:
         if kind == "lot_low":
-            return 0 < day.bought and now.pool * 100 <= day.bought * percent
+            return day.bought > 0 and now.pool * 100 <= day.bought * percent
         if kind == "quota_used":
             return 0 < day.quota * percent <= now.drawn * 100
         limit = limits.get(day.on)
@@ -362,7 +362,7 @@ def crossings(
                     yield kind, percent, day.on
 
 
-def written(  # noqa: PLR0913
+def written(
     catalog: Catalog,
     values: Values,
     product: str,

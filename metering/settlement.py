@@ -1,6 +1,7 @@
 """Tallies are poured into buckets: target books; target − booked = entries.
 
-The law: what is booked is a function of the tallies, the lots and the values of the account, and of the day. It does
+The law: what is booked is a function of the tallies, the lots and the values of the account, and of
+the day. It does
 not matter in which steps the books came there.
 """
 

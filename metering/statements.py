@@ -1,4 +1,6 @@
-"""What a cycle came to, what a channel has, and what a month of it may take: the books as people read them."""
+"""What a cycle came to, what a channel has, and what a month of it may take: the books as people
+read them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from metering.periods import ONE_DAY
 from metering.prices import graduated
 from metering.quantities import EXACT, amount_text, quantity_of, quantity_text
 from metering.tallies import Counts
+import itertools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,7 +189,7 @@ def ranges(account: Account) -> list[Document]:
     for product in PRODUCTS.values():
         held = [lot for lot in account.lots_of(product.name) if product.is_windowed]
         bounds = sorted({day for lot in held for day in (lot.starts_on, lot.expires_on)})
-        for begins_on, following in zip(bounds, bounds[1:], strict=False):
+        for begins_on, following in itertools.pairwise(bounds):
             valid = [lot for lot in held if lot.is_valid(begins_on)]
             if valid:
                 written.append(

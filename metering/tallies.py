@@ -24,7 +24,9 @@ class Sum(NamedTuple):
 
 
 class Counts:
-    """The sums of the open days of one product, by day and kind of message (empty for other products)."""
+    """The sums of the open days of one product, by day and kind of message (empty for other
+    products).
+    """
 
     __slots__ = ("by_day", "changed", "totals")
 

@@ -442,11 +442,8 @@ class _Proof:
                 "state": "executed" if name in self.lots else made["state"],
             }
             yield from _compare(f"reservation {name},", {key: made[key] for key in again}, again)
-            if (
-                made["state"] == "executed"
-                and name not in self.lots
-                or made["state"] == "waiting"
-                and is_due
+            if (made["state"] == "executed" and name not in self.lots) or (
+                made["state"] == "waiting" and is_due
             ):
                 yield f"reservation {name} of {on} is {made['state']}: it was to buy, due {executes_on}"
 

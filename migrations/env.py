@@ -7,7 +7,7 @@ from metering.storage.tables import metadata
 
 def _keep(
     _object: object, name: str | None, kind: str, _reflected: bool, compare_to: object
-) -> bool:  # noqa: FBT001
+) -> bool:
     # The months of the events are made as they come.
     return not (kind == "table" and compare_to is None and (name or "").startswith("event_"))
 

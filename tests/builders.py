@@ -22,7 +22,7 @@ def instant(at: str) -> str:
     return at if "T" in at else f"{at}T12:00:00+09:00"
 
 
-def line(  # noqa: PLR0913  # A test names the two or three that it is about.
+def line(  # A test names the two or three that it is about.
     topic: str,
     kind: str,
     at: str,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,6 +25,7 @@ from metering.storage.tables import level, lot, lot_window, reading, reservation
 from metering.tallies import Counts, Person, Readings, Report, Sum
 
 if TYPE_CHECKING:
+    from datetime import date
     from collections.abc import Collection, Iterable, Sequence
 
     from metering.catalog import Catalog
@@ -62,7 +62,8 @@ FROM unnest(
     $1::text[], $2::bigint[], $3::text[], $4::date[], $5::date[], $6::date[], $7::date[], $8::bigint[], $9::bigint[],
     $10::bigint[], $11::bigint[], $12::bigint[]
 ) AS s (
-    channel, version, time_zone, registered_on, first_cycle_on, open_from, settled_on, sequence, entries, notices,
+    channel, version, time_zone, registered_on, first_cycle_on, open_from, settled_on, sequence,
+    entries, notices,
     due_at, closes_at
 ) WHERE channel.channel = s.channel
 """
@@ -70,11 +71,13 @@ FROM unnest(
 
 async def lock(
     driver: Any, channels: Collection[str], *, unknown: Collection[str]
-) -> dict[str, int]:  # noqa: ANN401
+) -> dict[str, int]:
     """Lock channels until the transaction ends; returns the versions of those that are registered.
 
-    A channel that nobody saw before gets a row first: a registration and an event in two transactions would miss each
-    other otherwise. Rows are locked in one fixed order, so that two batches queue instead of deadlocking.
+    A channel that nobody saw before gets a row first: a registration and an event in two
+    transactions would miss each
+    other otherwise. Rows are locked in one fixed order, so that two batches queue instead of
+    deadlocking.
     """
     if unknown:
         await driver.execute(_REMEMBER, sorted(unknown))
@@ -83,20 +86,22 @@ async def lock(
 
 
 async def lock_due(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     *,
     now: int,
     closing_clock: int | None,
     parked_before: int,
     channels_max: int,
 ) -> tuple[list[str], dict[str, int]]:
-    """Lock channels to which something is due that nobody else works on, and tell the versions of the registered."""
+    """Lock channels to which something is due that nobody else works on, and tell the versions of
+    the registered.
+    """
     rows = await driver.fetch(_LOCK_DUE, now, closing_clock, parked_before, channels_max)
     names = [row["channel"] for row in rows]
     return names, {row["channel"]: row["version"] for row in rows if row["is_registered"]}
 
 
-async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:  # noqa: ANN401
+async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
     """Load registered channels with all that is open of them."""
     wanted = sorted(channels)
     if not wanted:
@@ -151,7 +156,7 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:  #
     return accounts
 
 
-async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> None:  # noqa: ANN401
+async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> None:
     """Write back what changed of locked channels; each gets a new version."""
     if not accounts:
         return
@@ -159,8 +164,10 @@ async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> No
         account.version += 1
     rows = [
         (
-            account.channel, account.version, account.time_zone, account.registered_on, account.first_cycle_on,
-            account.open_from, account.settled_on, account.sequence, account.entries, account.notices,
+            account.channel, account.version, account.time_zone, account.registered_on,
+            account.first_cycle_on,
+            account.open_from, account.settled_on, account.sequence, account.entries,
+            account.notices,
             account.due_at, account.closes_at(catalog),
         )
         for account in accounts
@@ -189,7 +196,7 @@ async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> No
         _note_saved(account)
 
 
-def _account(row: Any) -> Account:  # noqa: ANN401
+def _account(row: Any) -> Account:
     return Account(
         row["channel"],
         row["time_zone"],
@@ -205,13 +212,13 @@ def _account(row: Any) -> Account:  # noqa: ANN401
     )
 
 
-def _window(row: Any) -> Window:  # noqa: ANN401
+def _window(row: Any) -> Window:
     return Window(
         row["own"], row["carried"], row["borrowed"], row["minimum"], row["lent"], row["taken"]
     )
 
 
-def _lot(row: Any, windows: dict[int, Window]) -> Lot:  # noqa: ANN401
+def _lot(row: Any, windows: dict[int, Window]) -> Lot:
     return Lot(
         row["lot"],
         PRODUCTS[row["product"]],
@@ -239,7 +246,7 @@ def _booked_day(account: Account, product: str, on: date) -> DayPour:
     )
 
 
-def _remember_notice(account: Account, row: Any) -> None:  # noqa: ANN401
+def _remember_notice(account: Account, row: Any) -> None:
     kind, product, on = row["kind"], row["product"], row["on_day"]
     detail = orjson.loads(row["detail"])
     key: tuple[object, ...]
@@ -314,7 +321,8 @@ def _window_rows(account: Account) -> Iterable[tuple[object, ...]]:
             window = held.windows[number]
             yield (
                 account.channel, held.lot, number, held.starts[number], held.quota, held.maximum,
-                window.own, window.carried, window.borrowed, window.minimum, window.lent, window.taken,
+                window.own, window.carried, window.borrowed, window.minimum, window.lent,
+                window.taken,
             )  # fmt: skip
 
 
@@ -322,7 +330,8 @@ def _reservation_rows(account: Account) -> Iterable[tuple[object, ...]]:
     for name in account.unsaved.reservations:
         made = account.reservations[name]
         yield (
-            account.channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on, made.state
+            account.channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on,
+            made.state
         )  # fmt: skip
 
 

@@ -141,7 +141,7 @@ async def totals(engine: AsyncEngine) -> Document:
             "late": row.late,
             "voided": row.voided,
             "parked": row.waiting,
-            "rejected": {reason: count for reason, count in rejected},
+            "rejected": dict(rejected),
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from metering.errors import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from sqlalchemy.sql.elements import ColumnElement
 
 COMMAND_SECONDS = 60
@@ -36,7 +36,8 @@ SERVER_SETTINGS = {
     "tcp_keepalives_idle": "10",
 }
 
-# Classes of SQLSTATE after which the same batch is tried again. Anything else is a bug or a bad record.
+# Classes of SQLSTATE after which the same batch is tried again. Anything else is a bug or a bad
+# record.
 _TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", "25006", "25P03", "25P04")
 
 
@@ -105,7 +106,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{f' ({state})' if state else ''}"
 
 
-async def driver_of(connection: AsyncConnection) -> Any:  # noqa: ANN401
+async def driver_of(connection: AsyncConnection) -> Any:
     """Reach asyncpg's connection, inside the transaction that SQLAlchemy has begun."""
     assert connection.in_transaction()
     raw = await connection.get_raw_connection()
@@ -130,7 +131,9 @@ def _is_written(column: sa.Column[Any]) -> bool:
 
 @lru_cache(maxsize=64)
 def _upsert_statements(table: sa.Table) -> tuple[str, str, str]:
-    """Write the statements that make a staging table, stage into it by arrays, and move it into its table."""
+    """Write the statements that make a staging table, stage into it by arrays, and move it into
+    its table.
+    """
     columns = _columns_of(table)
     keys = [column.name for column in table.primary_key.columns]
     names = ", ".join(f'"{name}"' for name in columns)
@@ -153,13 +156,13 @@ def _sql_type(column: sa.Column[Any]) -> str:
     return column.type.compile(dialect=pg.dialect())
 
 
-async def insert(driver: Any, table: sa.Table, rows: Sequence[Sequence[object]]) -> None:  # noqa: ANN401
+async def insert(driver: Any, table: sa.Table, rows: Sequence[Sequence[object]]) -> None:
     """Insert rows, whose values stand in the order of the table's columns."""
     if rows:
         await driver.copy_records_to_table(table.name, records=rows, columns=_columns_of(table))
 
 
-async def upsert(driver: Any, table: sa.Table, rows: Iterable[Sequence[object]]) -> None:  # noqa: ANN401
+async def upsert(driver: Any, table: sa.Table, rows: Iterable[Sequence[object]]) -> None:
     """Insert rows, or give those that are there the new values. Each key may come once."""
     found = list(rows)
     if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metering.catalog import PRODUCTS
-from metering.commands import Command
 from metering.events import Count, Reading, Void
 from metering.intake import Identity, Place
 from metering.periods import moment_of
@@ -14,6 +13,7 @@ from metering.storage import database
 from metering.storage.tables import command, event
 
 if TYPE_CHECKING:
+    from metering.commands import Command
     from collections.abc import Collection, Iterable, Sequence
 
     from metering.catalog import Catalog
@@ -30,7 +30,7 @@ EventRow = tuple[Any, ...]
 
 _COLUMNS = [column.name for column in event.columns]
 _STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS arrived (LIKE event) ON COMMIT DELETE ROWS"
-_CLAIM = f"INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"  # noqa: F541, S608
+_CLAIM = f"INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"  # noqa: F541
 _MET = """
 SELECT e.* FROM arrived a JOIN event e ON e.channel = a.channel AND e.digest = a.digest AND e.month = ANY ($1)
 WHERE (e.position, e.read_at_offset) <> (a.position, a.read_at_offset)
@@ -83,7 +83,8 @@ def row_for(message: Count | Reading | Void, place: Place, catalog: Catalog) -> 
     if isinstance(message, Count):
         product, quantity = _CODES[message.product], quantity_of(message.units)
         if message.tariff is not None:
-            # The day in UTC, as the zone is not known yet; put right where prices change between the two.
+            # The day in UTC, as the zone is not known yet; put right where prices change between
+            # the two.
             pu = catalog.pu_of(message.tariff, moment_of(message.at).date()) or 0
             kind, quantity, messages = message.tariff.kind, pu * message.units, message.units
     elif isinstance(message, Reading):
@@ -116,7 +117,7 @@ def row_as_standing(identity: Identity) -> EventRow:
     )  # fmt: skip
 
 
-async def claim_events(driver: Any, rows: Sequence[EventRow]) -> int:  # noqa: ANN401
+async def claim_events(driver: Any, rows: Sequence[EventRow]) -> int:
     """Record the events of a batch, each identity once; returns how many of them are new."""
     await driver.execute(_STAGE)
     if not rows:
@@ -126,7 +127,7 @@ async def claim_events(driver: Any, rows: Sequence[EventRow]) -> int:  # noqa: A
     return int(status.rpartition(" ")[2])
 
 
-async def claim_commands(driver: Any, commands: Iterable[tuple[Command, Place]]) -> int:  # noqa: ANN401
+async def claim_commands(driver: Any, commands: Iterable[tuple[Command, Place]]) -> int:
     """Record the commands of a batch, each identity once; returns how many of them are new."""
     rows = sorted(command_row(message, place, "applied") for message, place in commands)
     if not rows:
@@ -145,24 +146,28 @@ def command_row(
     )  # fmt: skip
 
 
-async def not_claimed(driver: Any) -> set[Key]:  # noqa: ANN401
-    """Find the identities of this batch that could not be recorded, as another record holds them or did just now."""
+async def not_claimed(driver: Any) -> set[Key]:
+    """Find the identities of this batch that could not be recorded, as another record holds them
+    or did just now.
+    """
     return {(row["channel"], row["digest"]) for row in await driver.fetch(_NOT_CLAIMED)}
 
 
-async def ensure_month(driver: Any, month: int) -> None:  # noqa: ANN401
+async def ensure_month(driver: Any, month: int) -> None:
     """Make the table of a month, if there is none yet."""
     await driver.execute("SELECT ensure_month($1)", month)
 
 
-async def met_before(driver: Any, months: Collection[int]) -> dict[Key, Identity]:  # noqa: ANN401
-    """Find the identities of this batch that other records hold, in any of these months or by a command."""
+async def met_before(driver: Any, months: Collection[int]) -> dict[Key, Identity]:
+    """Find the identities of this batch that other records hold, in any of these months or by a
+    command.
+    """
     found = await driver.fetch(_MET, sorted(months))
     commands = await driver.fetch(_MET_COMMANDS)
     return {**_identities(found), **_command_identities(commands)}
 
 
-async def find(driver: Any, keys: Collection[Key]) -> dict[Key, Identity]:  # noqa: ANN401
+async def find(driver: Any, keys: Collection[Key]) -> dict[Key, Identity]:
     """Find identities, of events and commands, in any month."""
     if not keys:
         return {}
@@ -172,31 +177,33 @@ async def find(driver: Any, keys: Collection[Key]) -> dict[Key, Identity]:  # no
     return {**_identities(found), **_command_identities(commands)}
 
 
-async def mark_voided(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:  # noqa: ANN401
+async def mark_voided(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:
     """Note that events were taken back; keys are channel, digest and month."""
     found = sorted(keys)
     if found:
         await driver.execute(_VOID, *zip(*found, strict=True))
 
 
-async def put_right(driver: Any, rows: Iterable[EventRow]) -> None:  # noqa: ANN401
+async def put_right(driver: Any, rows: Iterable[EventRow]) -> None:
     """Rewrite the records of events that stand otherwise than they were first written."""
     await database.upsert(driver, event, rows)
 
 
-async def release(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:  # noqa: ANN401
-    """Forget events that were rejected after they were claimed; keys are channel, digest and month."""
+async def release(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:
+    """Forget events that were rejected after they were claimed; keys are channel, digest and
+    month.
+    """
     found = sorted(keys)
     if found:
         await driver.execute(_RELEASE, *zip(*found, strict=True))
 
 
-async def put_commands_right(driver: Any, rows: Iterable[tuple[Any, ...]]) -> None:  # noqa: ANN401
+async def put_commands_right(driver: Any, rows: Iterable[tuple[Any, ...]]) -> None:
     """Write the answers to commands, and the state of those that waited."""
     await database.upsert(driver, command, rows)
 
 
-async def release_commands(driver: Any, keys: Iterable[Key]) -> None:  # noqa: ANN401
+async def release_commands(driver: Any, keys: Iterable[Key]) -> None:
     """Forget commands that were rejected."""
     found = sorted(keys)
     if found:

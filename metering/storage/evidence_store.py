@@ -340,12 +340,12 @@ class Evidence:
     found: Found = field(default_factory=Found)
 
 
-async def count(driver: Any) -> dict[str, int]:  # noqa: ANN401
+async def count(driver: Any) -> dict[str, int]:
     """Count what the books hold."""
     return dict(await driver.fetchrow(_COUNTS))
 
 
-async def kept_from(driver: Any) -> date | None:  # noqa: ANN401
+async def kept_from(driver: Any) -> date | None:
     """Tell the first day whose events are kept, where those of older months are gone.
 
     They are if there are tallies of older days, and fewer records than the batches say.
@@ -359,7 +359,7 @@ async def kept_from(driver: Any) -> date | None:  # noqa: ANN401
     return first if row["on_day"] < first - ONE_DAY else None
 
 
-async def find_faults(driver: Any, *, is_full: bool, is_gone: bool) -> AsyncIterator[str]:  # noqa: ANN401
+async def find_faults(driver: Any, *, is_full: bool, is_gone: bool) -> AsyncIterator[str]:
     """Find what SQL sees; `is_gone` says that the events of old months are no longer kept."""
     names = {
         row["number"]: f"{row['topic']}-{row['topic_partition']}"
@@ -377,7 +377,7 @@ async def find_faults(driver: Any, *, is_full: bool, is_gone: bool) -> AsyncIter
 
 
 async def read(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     *,
     after: str,
     channels_max: int,

@@ -1,4 +1,6 @@
-"""The ledger and what goes with it: entries, the sums they add up to, closed cycles, notices and rejects."""
+"""The ledger and what goes with it: entries, the sums they add up to, closed cycles, notices and
+rejects.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class Reject(NamedTuple):
 
 
 async def append(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     accounts: Mapping[str, Account],
     entries: Sequence[tuple[str, Entry, Place | None]],
 ) -> None:
@@ -51,14 +53,14 @@ async def append(
                 line.original_on,
                 position,
                 offset,
-            )  # fmt: skip
+            )
         )
         sums[channel, line.product, line.on, *line.fill] = line.total
     await database.insert(driver, entry, lines)
     await database.upsert(driver, fill, [(*key, total) for key, total in sums.items()])
 
 
-async def close_cycles(driver: Any, closings: Sequence[Closing]) -> None:  # noqa: ANN401
+async def close_cycles(driver: Any, closings: Sequence[Closing]) -> None:
     """Keep cycles as they will stand for ever."""
     rows = []
     for closing in closings:
@@ -69,7 +71,7 @@ async def close_cycles(driver: Any, closings: Sequence[Closing]) -> None:  # noq
 
 
 async def issue(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     accounts: Mapping[str, Account],
     happenings: Sequence[tuple[str, Happening]],
 ) -> None:
@@ -85,7 +87,7 @@ async def issue(
     await database.insert(driver, notice, rows)
 
 
-async def keep_rejects(driver: Any, rejects: Sequence[Reject]) -> None:  # noqa: ANN401
+async def keep_rejects(driver: Any, rejects: Sequence[Reject]) -> None:
     """Keep why records were rejected."""
     rows = [
         (*line.place, line.channel, line.reason, line.detail, line.was_parked) for line in rejects

@@ -47,7 +47,7 @@ class OutboxMessage(NamedTuple):
     headers: Headers
 
 
-async def put(driver: Any, drafts: Sequence[Draft]) -> None:  # noqa: ANN401
+async def put(driver: Any, drafts: Sequence[Draft]) -> None:
     """Add messages to the outbox."""
     rows = [
         (draft.destination, draft.key, draft.value, pack_headers(draft.headers)) for draft in drafts

@@ -50,12 +50,14 @@ class Waiting(NamedTuple):
 
 
 async def find(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     keys: Collection[tuple[str, bytes]],
     *,
     registering: set[str],
 ) -> list[Waiting]:
-    """Find what waits under these identities or for them, and all that waits for channels that register."""
+    """Find what waits under these identities or for them, and all that waits for channels that
+    register.
+    """
     rows = await driver.fetch(_CONCERNED, sorted({channel for channel, _ in keys}))
     concerned = {row["channel"] for row in rows}
     if not concerned:
@@ -66,7 +68,7 @@ async def find(
 
 
 async def find_overdue(
-    driver: Any,  # noqa: ANN401
+    driver: Any,
     channels: Collection[str],
     *,
     before: int,
@@ -80,7 +82,7 @@ async def find_overdue(
     )
 
 
-async def add(driver: Any, waiting: Sequence[tuple[str, bytes, int, Waiting]]) -> None:  # noqa: ANN401
+async def add(driver: Any, waiting: Sequence[tuple[str, bytes, int, Waiting]]) -> None:
     """Keep records that wait: channel, digest of the identity, own time, record."""
     if waiting:
         rows = [
@@ -95,13 +97,13 @@ async def add(driver: Any, waiting: Sequence[tuple[str, bytes, int, Waiting]]) -
                 record.key,
                 record.value,
                 pack_headers(record.headers),
-            )  # fmt: skip
+            )
             for channel, digest, at, record in waiting
         ]
         await driver.execute(_ADD, *zip(*rows, strict=True))
 
 
-async def remove(driver: Any, keys: Iterable[tuple[str, bytes]]) -> None:  # noqa: ANN401
+async def remove(driver: Any, keys: Iterable[tuple[str, bytes]]) -> None:
     """Let go of records that wait no longer."""
     found = sorted(keys)
     if found:

@@ -61,7 +61,8 @@ async def claim(
         return []
     fresh = [
         {
-            "consumer_group": group, "topic": topic, "topic_partition": number, "cluster_id": cluster_id,
+            "consumer_group": group, "topic": topic, "topic_partition": number, "cluster_id":
+            cluster_id,
             "start_offset": partitions[Partition(topic, number)], "epoch": 0, "owner": owner,
             "next_offset": partitions[Partition(topic, number)], "read_up_to": 0,
         }
@@ -174,6 +175,8 @@ async def read_up_to(connection: AsyncConnection, group: str) -> int | None:
     return None if instant is None else int(instant)
 
 
-async def keep_account(driver: Any, lines: Sequence[tuple[int, ...]]) -> None:  # noqa: ANN401
-    """Write down what became of each offset: position, from, to, epoch, applied, duplicate, parked, rejected."""
+async def keep_account(driver: Any, lines: Sequence[tuple[int, ...]]) -> None:
+    """Write down what became of each offset: position, from, to, epoch, applied, duplicate,
+    parked, rejected.
+    """
     await database.insert(driver, batch, lines)

@@ -72,7 +72,8 @@ async def _grant_app(connection: sa.ext.asyncio.AsyncConnection, role: str) -> N
     statements += [f"GRANT INSERT ON {table.name} TO {role}" for table in metadata.tables.values()]
     statements += [f"GRANT UPDATE ON {table.name} TO {role}" for table in APP_MAY_UPDATE]
     statements += [f"GRANT DELETE ON {table.name} TO {role}" for table in APP_MAY_DELETE]
-    # Rows of the outbox are locked while they are sent, and those of waiting records while they are taken up.
+    # Rows of the outbox are locked while they are sent, and those of waiting records while they are
+    # taken up.
     statements += [
         f"GRANT UPDATE (created_at) ON outbox TO {role}",
         f"GRANT UPDATE (clock) ON parked TO {role}",

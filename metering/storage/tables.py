@@ -95,7 +95,8 @@ channel = sa.Table(
     postgresql_with={"fillfactor": "70"},
 )
 
-# The record of each usage event: its identity, and what it was counted as. One partition a month of event time.
+# The record of each usage event: its identity, and what it was counted as. One partition a month of
+# event time.
 event = sa.Table(
     "event",
     metadata,

@@ -291,7 +291,8 @@ CREATE TABLE verification (
 );
 """
 
-# The months of the events, made by whoever reads the first event of one. The app role may not make tables.
+# The months of the events, made by whoever reads the first event of one. The app role may not make
+# tables.
 MONTHS = """
 CREATE FUNCTION ensure_month(wanted smallint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
