@@ -177,6 +177,7 @@ class Account:
     told: dict[tuple[object, ...], list[date]] = field(default_factory=dict)
     unsaved: Unsaved = field(default_factory=Unsaved)
     _starts: list[date] = field(default_factory=list)
+    _burning: dict[str, list[Lot]] = field(default_factory=dict)
 
     # Values
 
@@ -262,14 +263,16 @@ class Account:
 
     def lots_of(self, product: str) -> list[Lot]:
         """List the lots of a product in burn order, but for the refunded ones."""
-        return sorted(
-            (
-                lot
-                for lot in self.lots.values()
-                if lot.product.name == product and not lot.is_refunded
-            ),
-            key=burn_order,
-        )
+        if product not in self._burning:
+            mine = (lot for lot in self.lots.values() if lot.product.name == product)
+            self._burning[product] = sorted(
+                (lot for lot in mine if not lot.is_refunded), key=burn_order
+            )
+        return self._burning[product]
+
+    def open_lots_of(self, product: str) -> list[Lot]:
+        """List the lots of a product in burn order that concern the open days."""
+        return [lot for lot in self.lots_of(product) if lot.expires_on >= self.open_from]
 
     def books_of(self, product: str) -> Books:
         """Open the books of a product, empty ones if there are none yet."""
@@ -282,6 +285,7 @@ class Account:
 
     def touch_all(self, day: date) -> None:
         """Note that something changed on a day that may concern every product."""
+        self._burning.clear()
         for product in {lot.product.name for lot in self.lots.values() if lot.product.is_metered}:
             self.books_of(product)
         for books in self.books.values():

@@ -19,7 +19,6 @@ from metering.commands import Command
 from metering.errors import Rejected
 from metering.events import Void
 from metering.intake import Arrival, Intake, Place
-from metering.periods import ONE_DAY
 from metering.storage import (
     account_store,
     event_store,
@@ -287,7 +286,7 @@ class Meter:
         document = {
             **closing.document,
             "plan": account.plan_on(closing.ends_on),
-            "lots": statements.lots(account, today=closing.ends_on + ONE_DAY),
+            "lots": statements.lots_of_cycle(account, closing.starts_on, closing.ends_on),
         }
         return outbox_store.draft_statement(account, closing, document)
 

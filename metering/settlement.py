@@ -52,7 +52,7 @@ def settle(
     after, state = _starting_point(books, account.open_from)
     days = days_to_pour(account, books, product, after=after, today=today)
     usage = usage_of(account, books, today)
-    lots = [lot for lot in account.lots_of(product) if lot.expires_on >= account.open_from]
+    lots = account.open_lots_of(product)
 
     poured: list[DayPour] = []
     for day in days:
@@ -95,11 +95,12 @@ def book(account: Account, entries: Iterable[Entry]) -> None:
 def freeze(account: Account, product: str, *, until: date) -> None:
     """Close all days before a day: their books are the new starting point."""
     books = account.books[product]
+    lots = account.open_lots_of(product)
     state = books.base.copy()
     for on in sorted(books.days):
         if on >= until:
             break
-        replay(state, books.days[on], account.lots)
+        replay(state, books.days[on], lots)
     books.base = state
     books.days = {on: pour for on, pour in books.days.items() if on >= until}
     books.tallies.forget_before(until)
@@ -124,7 +125,7 @@ def days_to_pour(
     """List the days, from one on, on which anything can happen; nothing changes on the others."""
     days = set(usage_of(account, books, today))
     days.update(account.cycle_starts(today))
-    for lot in account.lots_of(product):
+    for lot in account.open_lots_of(product):
         if lot.product.is_windowed:
             days.update(lot.starts)
         else:
@@ -177,31 +178,26 @@ def pour_day(
     )
 
 
-def replay(state: PourState, pour: DayPour, lots: Mapping[str, Lot]) -> None:
+def replay(state: PourState, pour: DayPour, lots: Sequence[Lot]) -> None:
     """Move a state over a day that is booked, without deciding anything again."""
     if pour.cycle_on != state.cycle_on:
         state.cycle_on, state.usage, state.included = pour.cycle_on, 0, 0
-    for name, burn in list(state.burns.items()):
-        lot = lots[name]
-        if pour.on >= lot.expires_on or lot.is_refunded:
-            del state.burns[name]
-        elif lot.window_of(pour.on) != burn.window:
-            burn.window, burn.drawn = lot.window_of(pour.on), 0
+    for lot in lots:
+        if pour.on >= lot.expires_on:
+            state.burns.pop(lot.lot, None)
+        elif lot.is_valid(pour.on):
+            burn = _burn_of(state, lot)
+            if burn.window != lot.window_of(pour.on):
+                burn.window, burn.drawn = lot.window_of(pour.on), 0
     for key, quantity in pour.fills.items():
-        if key.source == "included":
-            state.included += quantity
         if key.source not in ("minimum", "expired"):
             state.usage += quantity
-        lot = lots.get(key.lot)
-        if lot is None or key.source == "expired" or pour.on >= lot.expires_on:
-            continue
-        burn = state.burns.setdefault(key.lot, Burn([0] * lot.quotas, lot.window_of(pour.on)))
-        burn.taken[key.quota] += quantity
-        if key.source != "minimum":
-            burn.drawn += quantity
-    for lot in lots.values():
-        if lot.product.is_metered and lot.is_valid(pour.on):
-            state.burns.setdefault(lot.lot, Burn([0] * lot.quotas, lot.window_of(pour.on)))
+        if key.source == "included":
+            state.included += quantity
+        elif key.lot in state.burns:
+            state.burns[key.lot].taken[key.quota] += quantity
+            if key.source != "minimum":
+                state.burns[key.lot].drawn += quantity
 
 
 def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:

@@ -127,6 +127,16 @@ def lots(account: Account, *, today: date) -> list[Document]:
     return [_lot(account, lot, today) for lot in sorted(account.lots.values(), key=_by_start)]
 
 
+def lots_of_cycle(account: Account, starts_on: date, ends_on: date) -> list[Document]:
+    """Write the lots from which a cycle could draw."""
+    valid = (
+        lot
+        for lot in account.lots.values()
+        if lot.starts_on <= ends_on and starts_on < lot.expires_on and not lot.is_refunded
+    )
+    return [_lot(account, lot, ends_on) for lot in sorted(valid, key=_by_start)]
+
+
 def _by_start(lot: Lot) -> tuple[date, str]:
     return (lot.starts_on, lot.lot)
 

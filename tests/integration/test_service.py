@@ -242,9 +242,10 @@ async def is_told(port, path, words):
 async def test_a_process_that_is_told_to_stop_finishes_and_leaves(environ, books, send, ending):
     workflow, _ = environ["LOTMETER_USAGE_TOPICS"].split(",")
     await send(environ["LOTMETER_COMMANDS_TOPIC"], registrations())
-    await send(workflow, workflows("a", 2_000))
     async with a_process(environ) as process:
         port = (await line_with(process, "starting"))["http_port"]
+        await everything_read(books, CHANNELS)
+        await send(workflow, workflows("a", 2_000))
         await everything_read(books, CHANNELS + 2_000)
         assert (await ask(port, "/readyz"))[0] == 200
         assert (await ask(port, "/livez"))[0] == 200
