@@ -47,8 +47,8 @@ async def answers_to(
             if time.monotonic() > deadline:
                 missing = ", ".join(each for each in ids if each not in found)
                 raise Stop(
-                    f"not in the books after {seconds:.0f} seconds: {missing}; see lotmeter dead-letters, and"
-                    " whether lotmeter run is up"
+                    f"not in the books after {seconds:.0f} seconds: {missing};"
+                    " see lotmeter dead-letters, and whether lotmeter run is up"
                 )
             await asyncio.sleep(POLL_SECONDS)
     finally:

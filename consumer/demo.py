@@ -52,7 +52,7 @@ SELECT (SELECT count(*) FROM channel WHERE time_zone IS NOT NULL) AS registered,
 
 
 async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool) -> dict[str, Any]:
-    """Run the system on traffic of the last thirty days, and say what was sent and what was found."""
+    """Run the system on traffic of the last thirty days; say what was sent and what was found."""
     async with embedded_postgres() as database_url, embedded_broker() as broker:
         environ = {
             f"{PREFIX}DATABASE_URL": database_url,
@@ -212,8 +212,8 @@ async def _show(engine: AsyncEngine, catalog: Any, channel: str, document: dict[
         )
     reports.console.print(table)
     reports.console.print(
-        f"{document['events_per_second']:,} events a second, in {document['seconds']} seconds from the first one"
-        " sent to the last one in the books"
+        f"{document['events_per_second']:,} events a second, in {document['seconds']} seconds"
+        " from the first one sent to the last one in the books"
     )
 
 

@@ -39,7 +39,8 @@ def simulate(
         typer.Option(
             "--database",
             metavar="URL",
-            help="Use this server in place of an embedded one, in a schema that is dropped at the end.",
+            help="Use this server in place of an embedded one,"
+            " in a schema that is dropped at the end.",
         ),
     ] = None,
     json: JsonOption = False,
@@ -96,8 +97,10 @@ def quote(
         on=day_from(on),
     )
     if document["refused"] is not None:
+        sold = PRODUCTS[product]
         raise Stop(
-            f"{document['refused']}: {product} is bought from {PRODUCTS[product].purchase_min:,} to {PRODUCTS[product].purchase_max:,}",
+            f"{document['refused']}: {product} is bought"
+            f" from {sold.purchase_min:,} to {sold.purchase_max:,}",
             FINDING,
         )
     if json:

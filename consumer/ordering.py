@@ -33,6 +33,9 @@ from metering.quantities import amount_text
 SOURCE = "/lotmeter/cli"
 WAIT_SECONDS = 60
 
+# The type of a command, what it says, and its id, where somebody chose one.
+Order = tuple[str, dict[str, Any], str | None]
+
 lot = typer.Typer(help="Buy, reserve, renew and refund lots.", no_args_is_help=True)
 channel = typer.Typer(help="Register and change channels.", no_args_is_help=True)
 
@@ -244,7 +247,7 @@ def _buy(
         typer.confirm(
             "Buy this?" if kind == "lot.purchased" else "Reserve this?", abort=True, err=True
         )
-    orders = [
+    orders: list[Order] = [
         (kind, {"lot": name, "product": product, "quantity": quantity, "renew": renew}, None)
         for name, product, quantity in lines
     ]
@@ -271,9 +274,7 @@ def _show_cart(quotes: list[dict[str, Any]], today: date) -> None:
         )
 
 
-def _ask(
-    channel_id: str, orders: list[tuple[str, dict[str, Any], str | None]], *, wait: bool, json: bool
-) -> None:
+def _ask(channel_id: str, orders: list[Order], *, wait: bool, json: bool) -> None:
     """Publish commands, and wait for the answers where that is wished."""
     settings = settings_for(database=wait)
     now = moment_of(now_instant()).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -134,7 +134,8 @@ def show_lots(channel: str, document: Document) -> None:
     for reservation in document["reservations"]:
         when = reservation["executes_on"] or "when the trial is over"
         console.print(
-            f"reserved: {reservation['lot']}, {reservation['quantity']} {reservation['product']}, bought {when}"
+            f"reserved: {reservation['lot']}, {reservation['quantity']} {reservation['product']},"
+            f" bought {when}"
         )
     for period in document.get("ranges", ()):
         console.print(
@@ -147,8 +148,8 @@ def show_lot(channel: str, lot: Document) -> None:
     """Show one lot with its months."""
     price = "no price" if lot["price"] is None else f"${lot['price']}"
     title = (
-        f"{channel}, lot {lot['lot']}: {lot['quantity']} {lot['product']}, {lot['starts_on']} to {lot['ends_on']}, "
-        f"{lot['state']}, {price}, pool {lot['pool']}"
+        f"{channel}, lot {lot['lot']}: {lot['quantity']} {lot['product']},"
+        f" {lot['starts_on']} to {lot['ends_on']}, {lot['state']}, {price}, pool {lot['pool']}"
     )
     if not lot["windows"]:
         console.print(title)

@@ -31,7 +31,7 @@ class Outgoing(NamedTuple):
 
 
 def message_of(settings: Settings, line: Line) -> Outgoing:
-    """Make a message of a line of a scenario file; its key is the channel, where that can be read."""
+    """Make a message of a line of a scenario file; its key is the channel, where it says one."""
     try:
         subject = orjson.loads(line.value).get("subject")
     except (ValueError, AttributeError):

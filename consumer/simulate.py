@@ -23,8 +23,8 @@ from metering.storage.database import create_engine
 from metering.verification import verify
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import AsyncIterator, Iterable, Sequence
+    from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -130,7 +130,7 @@ async def simulate(
     end = as_of if as_of is not None else end
     if end is None:
         raise WrongScenario("no line has a readable time: say --as-of")
-    async with _fresh_books(database_url) as (engine, _name):
+    async with _fresh_books(database_url) as engine:
         read = decoder_for(catalog, commands_topic=COMMANDS)
         meter = Meter(engine, catalog, read, group=GROUP)
         outcomes = await _feed(meter, read, lines, clocks, end)
@@ -224,17 +224,17 @@ def _found(read: Decode, line: Line) -> Message | Rejected:
 
 
 @asynccontextmanager
-async def _fresh_books(database_url: str | None) -> AsyncIterator[tuple[AsyncEngine, str]]:
+async def _fresh_books(database_url: str | None) -> AsyncIterator[AsyncEngine]:
     """Yield an engine on a schema that is gone afterwards."""
     if database_url is None:
-        async with embedded_postgres() as url, _fresh_books(url) as books:
-            yield books
+        async with embedded_postgres() as url, _fresh_books(url) as engine:
+            yield engine
         return
     name = f"lotmeter_simulate_{token_hex(6)}"
     engine = create_engine(database_url, schema=name, connections=2)
     try:
         await schema.migrate(engine, name)
-        yield engine, name
+        yield engine
     finally:
         async with engine.begin() as connection:
             await connection.execute(

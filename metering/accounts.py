@@ -31,7 +31,7 @@ Value = str | int | bool | None  # A date is kept as its ISO text, a limit and a
 
 
 class Setting(NamedTuple):
-    """A value that was set at an instant. The later one counts, at one instant the one read last."""
+    """A value that was set at an instant. The later one counts, at one instant the last read."""
 
     at: int
     sequence: int

@@ -15,12 +15,12 @@ from metering.storage import ledger_store, parked_store
 from metering.storage.outbox_store import Draft, Headers
 
 if TYPE_CHECKING:
-    from metering.storage.position_store import Slice
     from collections.abc import Sequence
 
     from metering.commands import Command
     from metering.intake import Intake, Message, Parked
     from metering.storage.event_store import EventRow, Key
+    from metering.storage.position_store import Slice
 
 
 class Record(NamedTuple):
@@ -136,7 +136,8 @@ class Work:
             row = self.rows[key]
             self.intake.identities[key] = Identity(
                 message, message.content, self.claimants[key].place, "applied", message.at,
-                message.product, row[9] or "", row[10], row[11], is_countable=isinstance(message, Count),
+                message.product, row[9] or "", row[10], row[11],
+                is_countable=isinstance(message, Count),
             )  # fmt: skip
 
     def place_of(self, key: Key) -> Place | None:

@@ -1,4 +1,4 @@
-"""What is sold: products, plans, prices and thresholds, with effective dates; checked when loaded."""
+"""What is sold: products, plans, prices, thresholds, with effective dates; checked when loaded."""
 
 from __future__ import annotations
 

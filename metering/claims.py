@@ -32,6 +32,11 @@ def admit(records: Sequence[Record], rules: Rules) -> list[Record]:
     ]
 
 
+def channels_of(admitted: Sequence[Record]) -> set[str]:
+    """Name the channels that these records are about."""
+    return {record.found.channel for record in admitted if not isinstance(record.found, Rejected)}
+
+
 async def claim(
     driver: Any,
     catalog: Catalog,

@@ -5,6 +5,7 @@ as they stand.
 from __future__ import annotations
 
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metering.accounts import ALWAYS, Account, Reservation, Setting
@@ -29,8 +30,7 @@ from metering.prices import quote
 from metering.quantities import quantity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from metering.catalog import Catalog, Product
 
@@ -111,25 +111,19 @@ def _acts(account: Account, catalog: Catalog, today: date) -> Iterator[Act]:
         if lot.is_refunded or lot.has_ended:
             continue
         if not lot.has_started:
-            yield lot.starts_on, 3, lot.lot, lambda lot=lot: _start(account, lot)
+            yield lot.starts_on, 3, lot.lot, partial(_start, account, lot)
             continue
         days = catalog.thresholds.lot_expiring_days
         if lot.expiring_told < len(days):
             on = lot.ends_on - days[lot.expiring_told] * ONE_DAY
-            yield on, 0, lot.lot, lambda lot=lot, on=on: _warn_of_end(account, catalog, lot, on)
-        yield lot.expires_on, 1, burn_order(lot), lambda lot=lot: _end(account, catalog, lot)
+            yield on, 0, lot.lot, partial(_warn_of_end, account, catalog, lot, on)
+        yield lot.expires_on, 1, burn_order(lot), partial(_end, account, catalog, lot)
     for reservation in account.reservations.values():
         if reservation.state == "waiting":
-            on = execution_day(account, reservation, today)
-            if on is not None:
-                yield (
-                    on,
-                    2,
-                    reservation.sequence,
-                    lambda reservation=reservation, on=on: _execute(
-                        account, catalog, reservation, on
-                    ),
-                )
+            day = execution_day(account, reservation, today)
+            if day is not None:
+                execute = partial(_execute, account, catalog, reservation, day)
+                yield day, 2, reservation.sequence, execute
 
 
 def execution_day(account: Account, reservation: Reservation, today: date) -> date | None:

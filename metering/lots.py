@@ -117,7 +117,7 @@ def base_name(lot: str) -> str:
 
 
 def renewed_name(lot: str) -> str:
-    """Name the lot that renews this one: l-1, l-1~2, l-1~3 …"""
+    """Name the lot that renews this one: l-1, l-1~2, l-1~3 and so on."""
     base, _, number = lot.partition("~")
     return f"{base}~{int(number or 1) + 1}"
 

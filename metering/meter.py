@@ -1,8 +1,7 @@
 """Record a batch: the whole story, in one transaction.
 
 Positions, identities, tallies, draws, ledger, rejects and notices move together or not at all.
-Locks
-are taken in one order: positions, identities, channels; each sorted.
+Locks are taken in one order: positions, identities, channels; each sorted.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Meter:
     # Partitions
 
     async def claim(
-        self, partitions: Mapping[Partition, int], *, owner: str, cluster_id: str, now: int = 0
+        self, partitions: Mapping[Partition, int], *, owner: str, cluster_id: str
     ) -> list[Claim]:
         """Claim partitions; one that was never read starts at the offset given for it."""
         async with transaction(self._engine) as connection:
@@ -76,7 +75,6 @@ class Meter:
                 group=self._group,
                 owner=owner,
                 cluster_id=cluster_id,
-                now=now,
             )
 
     async def mark_read(self, claims: Sequence[Claim], *, read_up_to: int) -> None:
@@ -96,8 +94,7 @@ class Meter:
         """Record each event once, however often it is delivered.
 
         What is due happens by `now`; without it, by the clock of each record. Raises Fenced, and
-        Unavailable, after
-        which the outcome is unknown until the position has been read again.
+        Unavailable, after which the outcome is unknown until the position has been read again.
         """
         try:
             return await self._record(batch, now)
@@ -133,9 +130,7 @@ class Meter:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
                 await claims.claim(driver, self._catalog, work, admitted)
-                await self._open_accounts(
-                    driver, work, {record.found.channel for record in admitted}
-                )
+                await self._open_accounts(driver, work, claims.channels_of(admitted))
                 await claims.look_up(driver, self._catalog.rules, self._decode, work, admitted)
                 self._take_in(work)
                 await self._keep(driver, work)

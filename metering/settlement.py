@@ -1,8 +1,7 @@
 """Tallies are poured into buckets: target books; target − booked = entries.
 
 The law: what is booked is a function of the tallies, the lots and the values of the account, and of
-the day. It does
-not matter in which steps the books came there.
+the day. It does not matter in which steps the books came there.
 """
 
 from __future__ import annotations
@@ -182,13 +181,7 @@ def replay(state: PourState, pour: DayPour, lots: Sequence[Lot]) -> None:
     """Move a state over a day that is booked, without deciding anything again."""
     if pour.cycle_on != state.cycle_on:
         state.cycle_on, state.usage, state.included = pour.cycle_on, 0, 0
-    for lot in lots:
-        if pour.on >= lot.expires_on:
-            state.burns.pop(lot.lot, None)
-        elif lot.is_valid(pour.on):
-            burn = _burn_of(state, lot)
-            if burn.window != lot.window_of(pour.on):
-                burn.window, burn.drawn = lot.window_of(pour.on), 0
+    _move_windows(state, lots, pour.on)
     for key, quantity in pour.fills.items():
         if key.source not in ("minimum", "expired"):
             state.usage += quantity
@@ -198,6 +191,17 @@ def replay(state: PourState, pour: DayPour, lots: Sequence[Lot]) -> None:
             state.burns[key.lot].taken[key.quota] += quantity
             if key.source != "minimum":
                 state.burns[key.lot].drawn += quantity
+
+
+def _move_windows(state: PourState, lots: Sequence[Lot], on: date) -> None:
+    """Move the windows on to a day that is booked: what they owed when they ended is booked too."""
+    for lot in lots:
+        if on >= lot.expires_on:
+            state.burns.pop(lot.lot, None)
+        elif lot.is_valid(on):
+            burn = _burn_of(state, lot)
+            if burn.window != lot.window_of(on):
+                burn.window, burn.drawn = lot.window_of(on), 0
 
 
 def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:

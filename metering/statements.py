@@ -4,6 +4,7 @@ read them.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from metering.periods import ONE_DAY
 from metering.prices import graduated
 from metering.quantities import EXACT, amount_text, quantity_of, quantity_text
 from metering.tallies import Counts
-import itertools
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

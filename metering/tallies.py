@@ -1,7 +1,7 @@
 """Events become daily tallies, in four ways: count, cost, level and distinct.
 
-Counts (count, cost) are sums of a day. Readings (level, distinct) raise the maximum of their cycle: of the stored
-contacts, or of each person's seat, which is held once or not at all.
+Counts (count, cost) are sums of a day. Readings (level, distinct) raise the maximum of their cycle:
+of the stored contacts, or of each person's seat, which is held once or not at all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accounts: everything that is open of a channel, loaded whole and written back where it changed."""
+"""Accounts: everything that is open of a channel, loaded whole, written back where it changed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from metering.storage.tables import level, lot, lot_window, reading, reservation
 from metering.tallies import Counts, Person, Readings, Report, Sum
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import date
-    from collections.abc import Collection, Iterable, Sequence
 
     from metering.catalog import Catalog
 
@@ -45,7 +45,10 @@ WHERE channel IN (
     UNION (SELECT channel FROM parked WHERE at < $3 ORDER BY at LIMIT $4)
 ) ORDER BY channel LIMIT $4 FOR UPDATE SKIP LOCKED
 """
-_OPEN = "SELECT * FROM {table} t JOIN channel c USING (channel) WHERE t.channel = ANY ($1) AND t.on_day >= c.open_from"
+_OPEN = """
+SELECT * FROM {table} t JOIN channel c USING (channel)
+WHERE t.channel = ANY ($1) AND t.on_day >= c.open_from
+"""
 _ALL = "SELECT * FROM {table} WHERE channel = ANY ($1)"
 _TOLD = """
 SELECT n.channel, n.kind, n.product, n.on_day, n.detail FROM notice n JOIN channel c USING (channel)
@@ -55,16 +58,16 @@ ORDER BY n.number
 """
 _SAVE = """
 UPDATE channel SET
-    version = s.version, time_zone = s.time_zone, registered_on = s.registered_on, first_cycle_on = s.first_cycle_on,
-    open_from = s.open_from, settled_on = s.settled_on, sequence = s.sequence, entries = s.entries,
-    notices = s.notices, due_at = s.due_at, closes_at = s.closes_at
+    version = s.version, time_zone = s.time_zone, registered_on = s.registered_on,
+    first_cycle_on = s.first_cycle_on, open_from = s.open_from, settled_on = s.settled_on,
+    sequence = s.sequence, entries = s.entries, notices = s.notices, due_at = s.due_at,
+    closes_at = s.closes_at
 FROM unnest(
-    $1::text[], $2::bigint[], $3::text[], $4::date[], $5::date[], $6::date[], $7::date[], $8::bigint[], $9::bigint[],
-    $10::bigint[], $11::bigint[], $12::bigint[]
+    $1::text[], $2::bigint[], $3::text[], $4::date[], $5::date[], $6::date[], $7::date[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[]
 ) AS s (
     channel, version, time_zone, registered_on, first_cycle_on, open_from, settled_on, sequence,
-    entries, notices,
-    due_at, closes_at
+    entries, notices, due_at, closes_at
 ) WHERE channel.channel = s.channel
 """
 
@@ -75,9 +78,8 @@ async def lock(
     """Lock channels until the transaction ends; returns the versions of those that are registered.
 
     A channel that nobody saw before gets a row first: a registration and an event in two
-    transactions would miss each
-    other otherwise. Rows are locked in one fixed order, so that two batches queue instead of
-    deadlocking.
+    transactions would miss each other otherwise. Rows are locked in one fixed order, so that two
+    batches queue instead of deadlocking.
     """
     if unknown:
         await driver.execute(_REMEMBER, sorted(unknown))
@@ -110,6 +112,17 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
         row["channel"]: _account(row)
         for row in await driver.fetch(_ALL.format(table="channel"), wanted)
     }
+    await _load_lots(driver, wanted, accounts)
+    await _load_tallies(driver, wanted, accounts)
+    await _load_booked(driver, wanted, accounts)
+    for account in accounts.values():
+        _lay_base(account)
+        account.unsaved = type(account.unsaved)()
+    return accounts
+
+
+async def _load_lots(driver: Any, wanted: Sequence[str], accounts: Mapping[str, Account]) -> None:
+    """Load what was decided: values, lots, reservations."""
     for row in await driver.fetch(_ALL.format(table="setting"), wanted):
         value = Setting(row["at"], row["sequence"], row["on_day"], orjson.loads(row["value"]))
         accounts[row["channel"]].set_value(row["name"], row["of"], value)
@@ -127,6 +140,12 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
             row["executes_on"],
             row["state"],
         )
+
+
+async def _load_tallies(
+    driver: Any, wanted: Sequence[str], accounts: Mapping[str, Account]
+) -> None:
+    """Load what was used on the open days, and the levels before them."""
     for row in await driver.fetch(_OPEN.format(table="tally"), wanted):
         counts = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(counts, Counts)
@@ -143,6 +162,10 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
             person.peaks[row["on_day"]] = row["peak"]
         if row["last_at"] is not None:
             person.last[row["on_day"]] = Report(row["last_at"], row["last_level"])
+
+
+async def _load_booked(driver: Any, wanted: Sequence[str], accounts: Mapping[str, Account]) -> None:
+    """Load what is booked on the open days, and what was told of it."""
     for row in await driver.fetch(_OPEN.format(table="fill"), wanted):
         if row["quantity"]:
             _booked_day(accounts[row["channel"]], row["product"], row["on_day"]).fills[
@@ -150,10 +173,6 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
             ] = row["quantity"]
     for row in await driver.fetch(_TOLD, wanted):
         _remember_notice(accounts[row["channel"]], row)
-    for account in accounts.values():
-        _lay_base(account)
-        account.unsaved = type(account.unsaved)()
-    return accounts
 
 
 async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> None:
@@ -165,10 +184,8 @@ async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> No
     rows = [
         (
             account.channel, account.version, account.time_zone, account.registered_on,
-            account.first_cycle_on,
-            account.open_from, account.settled_on, account.sequence, account.entries,
-            account.notices,
-            account.due_at, account.closes_at(catalog),
+            account.first_cycle_on, account.open_from, account.settled_on, account.sequence,
+            account.entries, account.notices, account.due_at, account.closes_at(catalog),
         )
         for account in accounts
     ]  # fmt: skip
@@ -262,7 +279,7 @@ def _remember_notice(account: Account, row: Any) -> None:
 
 
 def _lay_base(account: Account) -> None:
-    """Find where the open days begin: what is booked in all, less what is booked on the open days."""
+    """Find where the open days begin: what is booked in all, less what the open days hold."""
     for name in {held.product.name for held in account.lots.values() if held.product.is_metered}:
         account.books_of(name)
     last_closed = account.open_from - ONE_DAY

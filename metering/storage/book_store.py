@@ -28,17 +28,17 @@ CHANNELS_MAX = 500
 
 async def read_all(engine: AsyncEngine, catalog: Catalog, *, clock: int) -> dict[str, Document]:
     """Read the books of all registered channels, as of a clock up to which they are settled."""
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
+    async with engine.connect() as opened:
+        connection = await opened.execution_options(isolation_level="REPEATABLE READ")
         return {name: document async for name, document in _read(connection, catalog, clock)}
 
 
 async def read_channel(
     engine: AsyncEngine, catalog: Catalog, name: str, *, clock: int
 ) -> Document | None:
-    """Read the books of one channel, with what its months may take; None if it is not registered."""
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
+    """Read the books of one channel, with what its months may take; None if there is no such."""
+    async with engine.connect() as opened:
+        connection = await opened.execution_options(isolation_level="REPEATABLE READ")
         known = await connection.scalar(
             sa.select(channel.c.channel).where(
                 channel.c.channel == name, channel.c.time_zone.is_not(None)

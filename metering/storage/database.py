@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import sqlalchemy as sa
+from asyncpg import exceptions as driver_errors
 from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -17,6 +18,7 @@ from metering.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
+
     from sqlalchemy.sql.elements import ColumnElement
 
 COMMAND_SECONDS = 60
@@ -70,9 +72,14 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise
     except (PoolTimeout, InterfaceError) as error:
         raise Unavailable(describe(error)) from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except (
+        OSError,
+        TimeoutError,
+        driver_errors.InterfaceError,
+        driver_errors.InternalClientError,
+    ) as error:
         raise Unavailable(describe(error)) from error
-    except asyncpg.PostgresError as error:
+    except driver_errors.PostgresError as error:
         if is_passing(error):
             raise Unavailable(describe(error)) from error
         raise
@@ -144,16 +151,16 @@ def _upsert_statements(table: sa.Table) -> tuple[str, str, str]:
         for number, name in enumerate(columns, start=1)
     )
     action = f"ON CONFLICT ({conflict}) DO UPDATE SET {changes}"
-    staging = f"{table.name}_staged"
+    staging, stage = f"{table.name}_staged", "CREATE TEMPORARY TABLE IF NOT EXISTS"
     return (
-        f'CREATE TEMPORARY TABLE IF NOT EXISTS {staging} (LIKE "{table.name}") ON COMMIT DELETE ROWS',
+        f'{stage} {staging} (LIKE "{table.name}") ON COMMIT DELETE ROWS',
         f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}) {action}',  # noqa: S608
         f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {staging} {action}',  # noqa: S608
     )
 
 
 def _sql_type(column: sa.Column[Any]) -> str:
-    return column.type.compile(dialect=pg.dialect())
+    return column.type.compile(dialect=PGDialect())
 
 
 async def insert(driver: Any, table: sa.Table, rows: Sequence[Sequence[object]]) -> None:

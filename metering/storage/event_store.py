@@ -13,10 +13,10 @@ from metering.storage import database
 from metering.storage.tables import command, event
 
 if TYPE_CHECKING:
-    from metering.commands import Command
     from collections.abc import Collection, Iterable, Sequence
 
     from metering.catalog import Catalog
+    from metering.commands import Command
 
 APPLIED, PARKED, VOIDED = 0, 1, 2
 _STATES = ("applied", "parked", "voided")
@@ -30,9 +30,10 @@ EventRow = tuple[Any, ...]
 
 _COLUMNS = [column.name for column in event.columns]
 _STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS arrived (LIKE event) ON COMMIT DELETE ROWS"
-_CLAIM = f"INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"  # noqa: F541
+_CLAIM = "INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"
 _MET = """
-SELECT e.* FROM arrived a JOIN event e ON e.channel = a.channel AND e.digest = a.digest AND e.month = ANY ($1)
+SELECT e.* FROM arrived a
+JOIN event e ON e.channel = a.channel AND e.digest = a.digest AND e.month = ANY ($1)
 WHERE (e.position, e.read_at_offset) <> (a.position, a.read_at_offset)
 """
 _NOT_CLAIMED = """
@@ -46,17 +47,21 @@ _MET_COMMANDS = """
 SELECT c.* FROM arrived a JOIN command c ON c.channel = a.channel AND c.digest = a.digest
 """
 _FIND = """
-SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest) JOIN event e USING (channel, digest)
+SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)
+JOIN event e USING (channel, digest)
 """
 _FIND_COMMANDS = """
-SELECT c.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest) JOIN command c USING (channel, digest)
+SELECT c.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)
+JOIN command c USING (channel, digest)
 """
 _VOID = """
-UPDATE event e SET state = 2 FROM unnest($1::text[], $2::bytea[], $3::smallint[]) AS gone (channel, digest, month)
+UPDATE event e SET state = 2
+FROM unnest($1::text[], $2::bytea[], $3::smallint[]) AS gone (channel, digest, month)
 WHERE e.channel = gone.channel AND e.digest = gone.digest AND e.month = gone.month
 """
 _RELEASE = """
-DELETE FROM event e USING unnest($1::text[], $2::bytea[], $3::smallint[]) AS gone (channel, digest, month)
+DELETE FROM event e
+USING unnest($1::text[], $2::bytea[], $3::smallint[]) AS gone (channel, digest, month)
 WHERE e.channel = gone.channel AND e.digest = gone.digest AND e.month = gone.month
 """
 _RELEASE_COMMANDS = """
@@ -65,13 +70,14 @@ WHERE c.channel = gone.channel AND c.digest = gone.digest
 """
 _CLAIM_COMMANDS = """
 INSERT INTO command SELECT * FROM unnest(
-    $1::text[], $2::bytea[], $3::bytea[], $4::bigint[], $5::int[], $6::bigint[], $7::text[], $8::text[], $9::text[]
+    $1::text[], $2::bytea[], $3::bytea[], $4::bigint[], $5::int[], $6::bigint[], $7::text[],
+    $8::text[], $9::text[]
 ) ON CONFLICT DO NOTHING
 """
 
 
 def month_of(at: int) -> int:
-    """Number the month of an instant, in UTC: the partition that holds its event."""
+    """Count the months up to an instant, in UTC: the number of the partition of its event."""
     moment = moment_of(at)
     return moment.year * 12 + moment.month - 1
 
@@ -110,8 +116,9 @@ def row_as_standing(identity: Identity) -> EventRow:
     )
     quantity = quantity_of(identity.quantity) if isinstance(message, Reading) else identity.quantity
     return (
-        message.channel, message.digest, month_of(message.at), identity.content, message.at, *identity.place,
-        _STATES.index(identity.state), _CODES.get(getattr(message, "product", ""), VOID_CODE),
+        message.channel, message.digest, month_of(message.at), identity.content, message.at,
+        *identity.place, _STATES.index(identity.state),
+        _CODES.get(getattr(message, "product", ""), VOID_CODE),
         identity.kind or None, quantity, identity.messages, person,
         identity.counts_on if identity.is_late else None,
     )  # fmt: skip

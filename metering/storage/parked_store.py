@@ -24,10 +24,12 @@ SELECT p.*, q.topic_partition FROM parked p JOIN position q ON q.number = p.posi
 WHERE p.channel = ANY ($1) AND p.at < $2 ORDER BY p.number LIMIT $3
 """
 _ADD = """
-INSERT INTO parked (channel, digest, at, waits_for, position, read_at_offset, clock, topic, key, value, headers)
+INSERT INTO parked (
+    channel, digest, at, waits_for, position, read_at_offset, clock, topic, key, value, headers
+)
 SELECT * FROM unnest(
-    $1::text[], $2::bytea[], $3::bigint[], $4::bytea[], $5::int[], $6::bigint[], $7::bigint[], $8::text[],
-    $9::bytea[], $10::bytea[], $11::bytea[]
+    $1::text[], $2::bytea[], $3::bigint[], $4::bytea[], $5::int[], $6::bigint[], $7::bigint[],
+    $8::text[], $9::bytea[], $10::bytea[], $11::bytea[]
 )
 """
 _REMOVE = """

@@ -53,7 +53,6 @@ async def claim(
     group: str,
     owner: str,
     cluster_id: str,
-    now: int,
 ) -> list[Claim]:
     """Claim partitions; one that was never read starts at the offset given for it."""
     wanted = sorted(partitions)
@@ -61,10 +60,10 @@ async def claim(
         return []
     fresh = [
         {
-            "consumer_group": group, "topic": topic, "topic_partition": number, "cluster_id":
-            cluster_id,
-            "start_offset": partitions[Partition(topic, number)], "epoch": 0, "owner": owner,
-            "next_offset": partitions[Partition(topic, number)], "read_up_to": 0,
+            "consumer_group": group, "topic": topic, "topic_partition": number,
+            "cluster_id": cluster_id, "start_offset": partitions[Partition(topic, number)],
+            "next_offset": partitions[Partition(topic, number)], "epoch": 0, "owner": owner,
+            "read_up_to": 0,
         }
         for topic, number in wanted
     ]  # fmt: skip
@@ -105,8 +104,9 @@ async def claim(
 _ADVANCE = sa.text("""
 WITH step AS (
     SELECT * FROM unnest(
-        CAST(:numbers AS int[]), CAST(:epochs AS bigint[]), CAST(:froms AS bigint[]), CAST(:tos AS bigint[]),
-        CAST(:anchors AS bigint[]), CAST(:digests AS bytea[]), CAST(:reads AS bigint[])
+        CAST(:numbers AS int[]), CAST(:epochs AS bigint[]), CAST(:froms AS bigint[]),
+        CAST(:tos AS bigint[]), CAST(:anchors AS bigint[]), CAST(:digests AS bytea[]),
+        CAST(:reads AS bigint[])
     ) AS step (number, epoch, from_offset, to_offset, anchor_offset, anchor_digest, read_up_to)
 ), locked AS (
     SELECT number FROM position WHERE number = ANY (:numbers) ORDER BY number FOR UPDATE
@@ -136,10 +136,9 @@ async def advance(connection: AsyncConnection, slices: Sequence[Slice]) -> None:
             "reads": [part.read_up_to for part in slices],
         },
     )
-    if result.rowcount != len(slices):  # type: ignore[attr-defined]
-        raise Fenced(
-            f"{len(slices) - result.rowcount} of {len(slices)} partitions were claimed by somebody else"
-        )  # type: ignore[attr-defined]
+    lost = len(slices) - result.rowcount
+    if lost:
+        raise Fenced(f"{lost} of {len(slices)} partitions were claimed by somebody else")
 
 
 async def mark_read(

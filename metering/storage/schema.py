@@ -16,7 +16,7 @@ from metering.storage.tables import APP_MAY_DELETE, APP_MAY_UPDATE, metadata
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
@@ -61,12 +61,11 @@ async def grant(
         if reader is not None:
             # Originals of waiting records and of rejects may hold message texts.
             for private in ("parked", "outbox"):
-                await connection.execute(
-                    sa.text(f"REVOKE SELECT ON {private} FROM {quoted(reader)}")
-                )
+                revoke = f"REVOKE SELECT ON {private} FROM {quoted(reader)}"  # noqa: S608
+                await connection.execute(sa.text(revoke))
 
 
-async def _grant_app(connection: sa.ext.asyncio.AsyncConnection, role: str) -> None:
+async def _grant_app(connection: AsyncConnection, role: str) -> None:
     database = await connection.scalar(sa.text("SELECT current_database()"))
     statements = [f'GRANT TEMPORARY ON DATABASE "{database}" TO {role}']
     statements += [f"GRANT INSERT ON {table.name} TO {role}" for table in metadata.tables.values()]

@@ -5,6 +5,8 @@ Quantities are thousandths of a unit, instants are microseconds since 1970, dige
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
@@ -21,13 +23,20 @@ _text, _date, _bytes, _flag = sa.Text, sa.Date, sa.LargeBinary, sa.Boolean
 _quantity = _instant = sa.BigInteger
 
 
+_Kind = sa.types.TypeEngine[Any] | type[sa.types.TypeEngine[Any]]
+
+
 def _column(
-    name: str, kind: sa.types.TypeEngine[object] | type, **options: object
-) -> sa.Column[object]:
-    return sa.Column(name, kind, nullable=bool(options.pop("nullable", False)), **options)  # type: ignore[arg-type]
+    name: str,
+    kind: _Kind,
+    *,
+    nullable: bool = False,
+    server_default: sa.ColumnElement[Any] | str | None = None,
+) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=nullable, server_default=server_default)
 
 
-def _key(name: str, kind: sa.types.TypeEngine[object] | type) -> sa.Column[object]:
+def _key(name: str, kind: _Kind) -> sa.Column[Any]:
     return sa.Column(name, kind, primary_key=True, autoincrement=False)
 
 
@@ -297,9 +306,8 @@ entry = sa.Table(
     _column("quota_number", sa.SmallInteger),
     _column("quantity", _quantity),
     _column("original_on", _date, nullable=True),
-    _column(
-        "position", sa.Integer, nullable=True
-    ),  # The record that was taken in last before; null: the clock.
+    # The record that was taken in last before; null: the clock.
+    _column("position", sa.Integer, nullable=True),
     _column("read_at_offset", sa.BigInteger, nullable=True),
     _column("booked_at", sa.DateTime(timezone=True), server_default=sa.func.now()),
 )

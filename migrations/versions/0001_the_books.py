@@ -21,7 +21,8 @@ CREATE TABLE position (
     read_up_to BIGINT NOT NULL,
     halted TEXT,
     CONSTRAINT position_pkey PRIMARY KEY (number),
-    CONSTRAINT position_consumer_group_topic_topic_partition_key UNIQUE (consumer_group, topic, topic_partition),
+    CONSTRAINT position_consumer_group_topic_topic_partition_key
+        UNIQUE (consumer_group, topic, topic_partition),
     CONSTRAINT position_never_runs_backwards CHECK (next_offset >= start_offset)
 );
 
@@ -36,7 +37,10 @@ CREATE TABLE batch (
     rejected INTEGER NOT NULL,
     committed_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     CONSTRAINT batch_pkey PRIMARY KEY (position, from_offset),
-    CONSTRAINT batch_accounts_for_its_offsets CHECK (applied >= 0 AND duplicate >= 0 AND parked >= 0 AND rejected >= 0 AND applied + duplicate + parked + rejected <= to_offset - from_offset)
+    CONSTRAINT batch_accounts_for_its_offsets CHECK (
+        applied >= 0 AND duplicate >= 0 AND parked >= 0 AND rejected >= 0
+        AND applied + duplicate + parked + rejected <= to_offset - from_offset
+    )
 );
 
 CREATE TABLE channel (
@@ -157,7 +161,10 @@ CREATE TABLE lot_window (
     CONSTRAINT lot_window_pkey PRIMARY KEY (channel, lot, number),
     CONSTRAINT lot_window_gives_its_quota_once CHECK (taken BETWEEN 0 AND quota),
     CONSTRAINT lot_window_gives_no_more_than_it_may CHECK (own + carried + borrowed <= maximum),
-    CONSTRAINT lot_window_is_not_negative CHECK (own >= 0 AND carried >= 0 AND borrowed >= 0 AND minimum >= 0 AND lent BETWEEN 0 AND taken)
+    CONSTRAINT lot_window_is_not_negative CHECK (
+        own >= 0 AND carried >= 0 AND borrowed >= 0 AND minimum >= 0
+        AND lent BETWEEN 0 AND taken
+    )
 )
  WITH (fillfactor = 80);
 
@@ -170,7 +177,9 @@ CREATE TABLE reservation (
     executes_on DATE,
     state TEXT NOT NULL,
     CONSTRAINT reservation_pkey PRIMARY KEY (channel, lot),
-    CONSTRAINT reservation_has_a_known_state CHECK (state IN ('waiting', 'executed', 'refused', 'cancelled'))
+    CONSTRAINT reservation_has_a_known_state CHECK (
+        state IN ('waiting', 'executed', 'refused', 'cancelled')
+    )
 );
 
 CREATE TABLE tally (
@@ -215,7 +224,9 @@ CREATE TABLE fill (
     window_number SMALLINT NOT NULL,
     quota_number SMALLINT NOT NULL,
     quantity BIGINT NOT NULL,
-    CONSTRAINT fill_pkey PRIMARY KEY (channel, product, on_day, source, lot, window_number, quota_number),
+    CONSTRAINT fill_pkey PRIMARY KEY (
+        channel, product, on_day, source, lot, window_number, quota_number
+    ),
     CONSTRAINT fill_is_not_negative CHECK (quantity >= 0)
 )
  WITH (fillfactor = 80);
@@ -277,7 +288,9 @@ CREATE TABLE outbox (
     headers BYTEA NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     CONSTRAINT outbox_pkey PRIMARY KEY (number),
-    CONSTRAINT outbox_has_a_known_destination CHECK (destination IN ('notices', 'statements', 'dead_letters'))
+    CONSTRAINT outbox_has_a_known_destination CHECK (
+        destination IN ('notices', 'statements', 'dead_letters')
+    )
 );
 
 CREATE TABLE verification (
@@ -301,7 +314,8 @@ BEGIN
     IF to_regclass(format('event_%s', wanted)) IS NULL THEN
         EXECUTE format('CREATE TABLE event_%s (LIKE event INCLUDING DEFAULTS)', wanted);
         EXECUTE format(
-            'ALTER TABLE event ATTACH PARTITION event_%1$s FOR VALUES FROM (%1$s) TO (%2$s)', wanted, wanted + 1
+            'ALTER TABLE event ATTACH PARTITION event_%1$s FOR VALUES FROM (%1$s) TO (%2$s)',
+            wanted, wanted + 1
         );
     END IF;
 END
