@@ -146,6 +146,15 @@ class Found:
                     rows[product, day, person.hex()] = (peak, *last)
         return rows
 
+    def levels(self, day: date) -> dict[tuple[str, str], Report]:
+        """Find the latest report of days before one, of each person."""
+        levels = {}
+        for (product, person), latest in self.reports.items():
+            earlier = [report for (on, _), report in latest.items() if on < day]
+            if earlier:
+                levels[product, person.hex()] = max(earlier)
+        return levels
+
     def level_before(self, who: Who, day: date, base: Report, *, by: date | None = None) -> Report:
         """Find the level in force as a day begins, as it is known now, or was by a cycle."""
         known = [base]

@@ -132,7 +132,7 @@ async def _differences(
 ) -> AsyncIterator[str]:
     kept_from = await evidence_store.kept_from(driver)
     async for sentence in evidence_store.find_faults(
-        driver, is_full=full, gone=kept_from is not None
+        driver, is_full=full, is_gone=kept_from is not None
     ):
         yield sentence
     horizon = timedelta(microseconds=catalog.rules.horizon) + 2 * ONE_DAY
@@ -547,8 +547,8 @@ class _Proof:
                         self.values,
                         product,
                         (start, following - ONE_DAY),
-                        pour.fills,
-                        self.found,
+                        fills=pour.fills,
+                        found=self.found,
                     )
                     if document is not None:
                         documents[start, product] = document
@@ -576,12 +576,11 @@ class _Proof:
         usage = self.found.usage(
             product, [day for day in self.cycles if day >= self.start], self.base
         )
-        pour, cycle_on = Pour(self.start, lots, left, given), self.start
+        pour = Pour(self.start, lots, left, given)
         for number in range((self.today - self.start).days + 1):
             day = self.start + number * ONE_DAY
-            cycle_on = day if day in self.cycles else cycle_on
             included = self.catalog.allowance(self.values.plan_on(day), product).included
-            pour.pour(day, cycle_on, usage[day], included)
+            pour.pour(day, usage[day], included, is_first=day in self.cycles)
         return pour
 
     def _thresholds(self, product: str, pour: Pour) -> Iterator[str]:

@@ -242,7 +242,7 @@ _LEDGER = (
                 ARRAY[coalesce(f.own, 0), coalesce(f.carried, 0), coalesce(f.borrowed, 0),
                     coalesce(f.minimum, 0), coalesce(f.lent, 0), coalesce(f.taken, 0)]::bigint[]
                 AS adds_up
-        ) AS both WHERE has <> adds_up
+        ) AS sums WHERE has <> adds_up
         """,
     ),
     Fault(
