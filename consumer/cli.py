@@ -8,8 +8,10 @@ import os
 import sys
 from typing import NoReturn
 
-import click
 import typer
+
+# Typer carries a Click of its own, and shows only a part of its errors.
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from consumer import inspecting, operating, ordering
 from consumer.settings import BadSettings
@@ -48,12 +50,12 @@ def main() -> NoReturn:
     """Run the command line."""
     try:
         status = typer.main.get_command(app).main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except NoArgsIsHelpError as error:
         print(error.format_message())
         status = WRONG_USAGE
-    except click.ClickException as error:
+    except ClickException as error:
         status = _complain(error.format_message(), WRONG_USAGE)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         status = _complain("interrupted", INTERRUPTED)
     except Stop as stop:
         status = _complain(str(stop), stop.status)

@@ -141,7 +141,7 @@ async def totals(engine: AsyncEngine) -> Document:
             "late": row.late,
             "voided": row.voided,
             "parked": row.waiting,
-            "rejected": dict(rejected),
+            "rejected": {row.reason: row.records for row in rejected},
         }
 
 
@@ -156,4 +156,4 @@ SELECT (SELECT coalesce(sum(applied), 0) FROM batch)::bigint AS applied,
     (SELECT count(*) FROM command WHERE state = 'applied') AS commands,
     (SELECT count(*) FROM parked) AS waiting
 """)
-_REJECTED = sa.text("SELECT reason, count(*) FROM reject GROUP BY reason ORDER BY reason")
+_REJECTED = sa.text("SELECT reason, count(*) AS records FROM reject GROUP BY reason ORDER BY reason")
