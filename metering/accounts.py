@@ -177,6 +177,7 @@ class Account:
     told: dict[tuple[object, ...], list[date]] = field(default_factory=dict)
     unsaved: Unsaved = field(default_factory=Unsaved)
     _starts: list[date] = field(default_factory=list)
+    _closing: tuple[date, int] | None = None
     _burning: dict[str, list[Lot]] = field(default_factory=dict)
 
     # Values
@@ -186,6 +187,7 @@ class Account:
         insort(self.values.setdefault((name, of), []), setting)
         self.unsaved.settings.append((name, of, setting))
         self._starts.clear()
+        self._closing = None
 
     def value_on(self, name: ValueName, day: date, of: str = "") -> Value:
         """Look up the value of a day; None if none was set."""
@@ -255,9 +257,24 @@ class Account:
 
     def closes_at(self, catalog: Catalog) -> int:
         """Say at which instant the earliest open cycle closes."""
-        return (
-            first_instant(self.cycle_after(self.open_from), self.time_zone) + catalog.rules.closing
-        )
+        if self._closing is None or self._closing[0] != self.open_from:
+            following = first_instant(self.cycle_after(self.open_from), self.time_zone)
+            self._closing = (self.open_from, following + catalog.rules.closing)
+        return self._closing[1]
+
+    def open_from_at(self, catalog: Catalog, clock: int) -> date:
+        """Find the first day that takes what arrives at a clock.
+
+        Cycles close when every partition was read up to then; a record that arrived later is late
+        all the same, so that the books do not depend on who read what first.
+        """
+        start = self.open_from
+        if clock >= self.closes_at(catalog):
+            closing = catalog.rules.closing
+            following = self.cycle_after(start)
+            while first_instant(following, self.time_zone) + closing <= clock:
+                start, following = following, self.cycle_after(following)
+        return start
 
     # Lots and books
 

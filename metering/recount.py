@@ -133,7 +133,7 @@ class Found:
 
     def products(self) -> set[str]:
         """Name the products that were used."""
-        return {key[0] for key in (*self.counted, *self.reports)}
+        return {key[0] for key in self.counted} | {who[0] for who in self.reports}
 
     def readings(self) -> dict[tuple[str, date, str], tuple[int | None, int | None, int | None]]:
         """Write the rows of levels: peak of the day, and its latest report by its own time."""
@@ -345,7 +345,7 @@ class Pour:
 def crossings(
     days: Sequence[Day], limits: Mapping[date, int | None], catalog: Catalog, product: str
 ) -> Iterator[tuple[str, int, date]]:
-    """List which threshold was crossed when: kind, percent, day. The first day is the one before."""
+    """List which threshold was crossed when: kind, percent, day. The first day is past."""
     thresholds = catalog.thresholds
 
     def is_over(day: Day, now: Standing, kind: str, percent: int) -> bool:

@@ -96,8 +96,8 @@ async def verify(
 ) -> Report:
     """Prove the open days and what closed cycles say of themselves; in full, all that is kept."""
     report, more = Report(), 0
-    async with engine.connect() as connection:
-        await connection.execution_options(isolation_level="REPEATABLE READ")
+    async with engine.connect() as opened:
+        connection = await opened.execution_options(isolation_level="REPEATABLE READ")
         async with connection.begin():
             driver = await driver_of(connection)
             await driver.execute(_PATIENCE)
@@ -218,7 +218,7 @@ class _Proof:
     # Decisions
 
     def _commands(self) -> Iterator[str]:
-        """Hold the commands that were granted against what they did, and what was done against them."""
+        """Hold the commands that were granted against what they did, and the other way round."""
         granted = [
             row for row in self.rows["command"] if row["state"] == "applied" and not row["answer"]
         ]
@@ -229,17 +229,23 @@ class _Proof:
             self.effects.append((kind, at, lot))
         for kind, at, content in sorted({*asked, *done}):
             if asked[kind, at, content] != done[kind, at, content]:
+                when = moment_of(at) if at > ALWAYS else "no time"
                 yield (
-                    f"{kind} of {moment_of(at) if at > ALWAYS else 'no time'}: {asked[kind, at, content]}"
-                    f" commands were granted, {done[kind, at, content]} took effect as they were read"
+                    f"{kind} of {when}: {asked[kind, at, content]} commands were granted,"
+                    f" {done[kind, at, content]} took effect as they were read"
                 )
         for row in self.rows["setting"]:
             on = day_of(row["at"], self.zone) if row["sequence"] else date.min
             of = row["of"] if row["name"] in ("renew", "quantity") else ""
             if row["on_day"] != on or (of and of not in self.lots and of not in self.reservations):
-                yield f"{row['name']} of {row['of']!r} set on {row['on_day']}: it belongs to {on}, or to no lot"
+                yield (
+                    f"{row['name']} of {row['of']!r} set on {row['on_day']}:"
+                    f" it belongs to {on}, or to no lot"
+                )
 
-    def _effects(self, granted: list[Any]) -> Iterator[tuple[str, int, str, tuple[Any, ...]]]:
+    def _effects(  # noqa: C901, PLR0912 - one branch for each command there is.
+        self, granted: list[Any]
+    ) -> Iterator[tuple[str, int, str, tuple[Any, ...]]]:
         """Tell what must have been asked for: kind, instant, lot, and what the command said."""
         contents = {row["content"] for row in granted}
         steps: dict[int, list[Any]] = defaultdict(list)
@@ -347,7 +353,7 @@ class _Proof:
         late = {(product, on) for product, on, _ in self.found.late}
         for row in self.rows["late"]:
             if self.is_whole and (row["product"], row["original_on"]) not in late:
-                yield f"{row['product']} of {row['original_on']}: it is entered as late, and was not"
+                yield f"{row['product']} of {row['original_on']}: entered as late, and was not"
 
     def _days_ahead(self) -> Iterator[date]:
         """List days that are known to bring something."""
@@ -386,7 +392,10 @@ class _Proof:
                 or not flag
                 or self._bought(name) is None
             ):
-                yield f"lot {name} of {quota} {product.name} from {lot['starts_on']}: nobody bought it; its source says {comes}"
+                yield (
+                    f"lot {name} of {quota} {product.name} from {lot['starts_on']}:"
+                    f" nobody bought it; its source says {comes}"
+                )
             price = quote(self.catalog, product, quota, on=lot["starts_on"])
             is_over = not lot["is_refunded"] and starts[-1] <= self.today
             again = {
@@ -421,7 +430,7 @@ class _Proof:
         return held
 
     def _reservations(self) -> Iterator[str]:
-        """Hold each reservation against the day on which it was made, and on which it was to buy."""
+        """Hold each reservation against the day it was made, and the day it was to buy."""
         made_on = {
             lot: day_of(at, self.zone) for kind, at, lot in self.effects if kind == "Schedule"
         }
@@ -445,16 +454,20 @@ class _Proof:
             if (made["state"] == "executed" and name not in self.lots) or (
                 made["state"] == "waiting" and is_due
             ):
-                yield f"reservation {name} of {on} is {made['state']}: it was to buy, due {executes_on}"
+                yield (
+                    f"reservation {name} of {on} is {made['state']}:"
+                    f" it was to buy, due {executes_on}"
+                )
 
     # Notices
 
-    def _notices(self) -> Iterator[str]:
+    def _notices(self) -> Iterator[str]:  # noqa: C901, PLR0912 - one branch for each kind.
         """Hold the notices of what was decided against the decisions."""
         booked, again = Counter[Any](), Counter[Any]()
         for (kind, product), told in self.told.items():
             if kind not in THRESHOLDS:
-                for on, detail in told:
+                for told_on, detail in told:
+                    on: date | None = told_on
                     if kind == "command_refused":
                         booked[kind, None, on, detail["reason"]] += 1
                     else:
@@ -467,7 +480,9 @@ class _Proof:
                         made = self.reservations.get(detail["lot"], {"executes_on": on})
                         if kind == "reservation_refused" and made["executes_on"] is None:
                             on = None
-                        booked[kind, product, on and on + ahead, detail["lot"]] += 1
+                        booked[
+                            kind, product, None if on is None else on + ahead, detail["lot"]
+                        ] += 1
         for row in self.rows["command"]:
             if row["answer"]:
                 again["command_refused", None, day_of(row["at"], self.zone), row["answer"]] += 1
@@ -530,11 +545,14 @@ class _Proof:
     def _pours(self) -> Iterator[str]:
         """Hold the fills, closed cycles and thresholds against usage that is poured again."""
         booked = {
-            (row["product"], row["on_day"], row["source"], row["lot"], row["window_number"], row["quota_number"]):
-            row["quantity"]
+            tuple(
+                row[name]
+                for name in ("product", "on_day", "source", "lot", "window_number", "quota_number")
+            ): row["quantity"]
             for row in self.rows["fill"] if row["quantity"]
         }  # fmt: skip
-        again, documents = {}, {}
+        again: dict[Any, int] = {}
+        documents: dict[Any, Any] = {}
         products = {key[0] for key in (*booked, *self.base)} | self.found.products()
         for product in sorted(products | {held.product for held in self._held()}):
             pour = self._pour(product)
@@ -605,7 +623,7 @@ class _Proof:
                 yield f"{product}: postpaid usage in the cycle of {start} was not told"
 
     def _closed(self, documents: dict[Any, Any]) -> Iterator[str]:
-        """Hold what closed cycles say against their digest, their sums and, in full, against all."""
+        """Hold what closed cycles say against their digest, their sums and, in full, all."""
         sums, said, told = {}, {}, {}
         for row in self.rows["cycle"]:
             start, document = row["starts_on"], orjson.loads(row["document"])

@@ -156,4 +156,6 @@ SELECT (SELECT coalesce(sum(applied), 0) FROM batch)::bigint AS applied,
     (SELECT count(*) FROM command WHERE state = 'applied') AS commands,
     (SELECT count(*) FROM parked) AS waiting
 """)
-_REJECTED = sa.text("SELECT reason, count(*) AS records FROM reject GROUP BY reason ORDER BY reason")
+_REJECTED = sa.text(
+    "SELECT reason, count(*) AS records FROM reject GROUP BY reason ORDER BY reason"
+)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from metering.catalog import PRODUCTS
 from metering.events import Count, Reading, Void
 from metering.intake import Identity, Place
-from metering.periods import moment_of
+from metering.periods import HOUR, day_of, moment_of
 from metering.quantities import quantity_of
 from metering.storage import database
 from metering.storage.tables import command, event
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from metering.catalog import Catalog
     from metering.commands import Command
+
+DAY = 24 * HOUR
 
 APPLIED, PARKED, VOIDED = 0, 1, 2
 _STATES = ("applied", "parked", "voided")
@@ -77,8 +80,13 @@ INSERT INTO command SELECT * FROM unnest(
 
 
 def month_of(at: int) -> int:
-    """Count the months up to an instant, in UTC: the number of the partition of its event."""
-    moment = moment_of(at)
+    """Tell the month of an instant, in UTC: the partition that holds its event."""
+    return _month_of_day(at // DAY)
+
+
+@lru_cache(maxsize=4096)
+def _month_of_day(number: int) -> int:
+    moment = moment_of(number * DAY)
     return moment.year * 12 + moment.month - 1
 
 
@@ -91,7 +99,7 @@ def row_for(message: Count | Reading | Void, place: Place, catalog: Catalog) -> 
         if message.tariff is not None:
             # The day in UTC, as the zone is not known yet; put right where prices change between
             # the two.
-            pu = catalog.pu_of(message.tariff, moment_of(message.at).date()) or 0
+            pu = catalog.pu_of(message.tariff, day_of(message.at, "UTC")) or 0
             kind, quantity, messages = message.tariff.kind, pu * message.units, message.units
     elif isinstance(message, Reading):
         product, quantity, person = (

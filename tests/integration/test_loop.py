@@ -189,7 +189,7 @@ def values(name, number):
 
 async def becomes_true(claim):
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not claim():  # noqa: ASYNC110  # Claims are about many things.
+        while not claim():  # Claims are about many things.
             await asyncio.sleep(0.02)
 
 

@@ -119,7 +119,7 @@ async def offsets_done(books):
 
 async def becomes_true(claim):
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await claim():  # noqa: ASYNC110  # Claims are about the database.
+        while not await claim():  # Claims are about the database.
             await asyncio.sleep(0.05)
 
 
