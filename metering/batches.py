@@ -99,6 +99,7 @@ class Work:
         self.commands: dict[Key, tuple[Command, Place]] = {}
         self.events_claimed = 0
         self.not_claimed: set[Key] = set()
+        self.not_commands: set[Key] = set()  # Claimed beside events that have their identity.
         # The record that claims each event, and those events that were counted without more ado.
         self.claimants: dict[Key, Record] = {}
         self.plain: set[Key] = set()

@@ -84,7 +84,9 @@ async def look_up(
         taking.identities.update(
             await event_store.met_before(driver, _live_months(rules, admitted))
         )
-    for key, identity in (await event_store.find(driver, targets | set(work.commands))).items():
+    found, of_events = await event_store.find(driver, targets | set(work.commands))
+    work.not_commands = work.commands.keys() & of_events
+    for key, identity in found.items():
         # What this very batch claims is taken in when its turn comes.
         if identity.place != work.place_of(key):
             taking.identities[key] = identity
@@ -146,8 +148,11 @@ async def keep(driver: Any, work: Work) -> None:
     # An identity that was let go may have been claimed again, at another time.
     moved = {row[:2] for row in rewritten} & (effects.released | work.rows.keys())
     months = {(*key, month) for key in gone | moved for month in work.months_of(key)}
+    # Claimed in one month while another month, or a command, holds the identity: a conflict.
+    beside = work.rows.keys() - stands - work.plain - work.not_claimed - gone
+    months |= {(*key, work.rows[key][2]) for key in beside}
     await event_store.release(driver, months - {row[:3] for row in rewritten})
-    await event_store.release_commands(driver, gone)
+    await event_store.release_commands(driver, gone | (work.not_commands - stands))
     await event_store.put_right(driver, rewritten)
     await event_store.put_commands_right(driver, answered)
     voided = {(*key, event_store.month_of(taking.identities[key].at)) for key in effects.changed}

@@ -182,14 +182,15 @@ async def met_before(driver: Any, months: Collection[int]) -> dict[Key, Identity
     return {**_identities(found), **_command_identities(commands)}
 
 
-async def find(driver: Any, keys: Collection[Key]) -> dict[Key, Identity]:
-    """Find identities, of events and commands, in any month."""
+async def find(driver: Any, keys: Collection[Key]) -> tuple[dict[Key, Identity], set[Key]]:
+    """Find identities of events and commands, in any month, and tell which are those of events."""
     if not keys:
-        return {}
+        return {}, set()
     channels, digests = zip(*sorted(keys), strict=True)
-    found = await driver.fetch(_FIND, channels, digests)
-    commands = await driver.fetch(_FIND_COMMANDS, channels, digests)
-    return {**_identities(found), **_command_identities(commands)}
+    events = _identities(await driver.fetch(_FIND, channels, digests))
+    commands = _command_identities(await driver.fetch(_FIND_COMMANDS, channels, digests))
+    # A command of this batch may have been claimed beside an event that has its identity.
+    return {**commands, **events}, set(events)
 
 
 async def mark_voided(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:

@@ -170,7 +170,7 @@ def test_books_made_anew_are_the_books_made_step_by_step(told):
         today = account.day_of(meter.clock)
         anew = deepcopy(account)
         for product, books in anew.books.items():
-            books.newest, books.usage_cache = None, None
+            books.newest, books.usage_cache = [], None
             books.touch(anew.open_from)
             assert settle(anew, meter.catalog, product, today=today) == []
             assert books.days == account.books[product].days

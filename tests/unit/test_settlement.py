@@ -18,7 +18,6 @@ from metering.settlement import (
     days_to_pour,
     freeze,
     pour_day,
-    replay,
     settle,
     usage_of,
 )
@@ -838,17 +837,6 @@ def test_a_lot_that_expired_is_gone_from_the_starting_point():
     freeze(account, "workflow", until=day(11))
 
     assert account.books["workflow"].base.burns == {}
-
-
-def test_replaying_a_refunded_lot_lets_go_of_it():
-    lot = a_lot()
-    state = PourState(START)
-    poured = pour(state, START, 0, lot)
-    lot.is_refunded = True
-
-    replay(state, poured, {"l-1": lot})
-
-    assert state.burns == {}
 
 
 def test_a_lot_that_gave_nothing_yet_is_in_the_starting_point():

@@ -1,0 +1,73 @@
+"""An identity is claimed once, whatever claims it, in whichever month and transaction."""
+
+import json
+
+import pytest
+
+from consumer import simulate
+from consumer.decoding import instant_from
+from metering.catalog import shipped_catalog
+from tests.builders import arriving, line, registered, with_attributes, with_data
+
+
+@pytest.fixture(params=[1, 1000])
+def lines_a_transaction(request, monkeypatch):
+    monkeypatch.setattr(simulate, "LINES_MAX", request.param)
+
+
+async def books_of(lines, database_url):
+    read = [simulate._line(json.dumps(each)) for each in lines]
+    as_of = instant_from("2024-02-20T00:00:00Z")
+    return await simulate.simulate(read, shipped_catalog(), as_of=as_of, database_url=database_url)
+
+
+def used(at, event_id):
+    return line("usage.workflow", "workflow.executed", at, {"actions": 3}, event_id=event_id)
+
+
+@pytest.mark.usefixtures("lines_a_transaction")
+async def test_a_resend_with_a_time_of_another_month_is_a_conflict_and_leaves_no_record(
+    database_url,
+):
+    original = used("2024-01-30", "x-1")
+    moved = with_attributes(original, time="2024-02-02T12:00:00+09:00")
+
+    books = await books_of([registered("2024-01-10"), original, moved], database_url)
+
+    assert books.document["outcomes"]["rejected"] == {"conflict": 1}
+    assert books.differences == []
+
+
+@pytest.mark.usefixtures("lines_a_transaction")
+async def test_an_event_with_the_identity_of_a_command_is_a_conflict(database_url):
+    command = registered("2024-01-10", event_id="one")
+
+    books = await books_of([command, used("2024-01-12", "one")], database_url)
+
+    assert books.document["outcomes"]["rejected"] == {"conflict": 1}
+    assert books.differences == []
+
+
+@pytest.mark.usefixtures("lines_a_transaction")
+async def test_a_command_with_the_identity_of_an_event_is_a_conflict(database_url):
+    data = {"product": "workflow", "limit": 5}
+    command = line("billing.commands", "limit.set", "2024-01-13", data, event_id="one")
+
+    books = await books_of(
+        [registered("2024-01-10"), used("2024-01-12", "one"), command], database_url
+    )
+
+    assert books.document["outcomes"]["rejected"] == {"conflict": 1}
+    assert books.differences == []
+
+
+@pytest.mark.usefixtures("lines_a_transaction")
+async def test_what_waits_holds_its_identity_against_other_months(database_url):
+    waiting = used("2024-01-30", "x-1")
+    other = arriving(with_data(used("2024-02-02", "x-1"), actions=4), "2024-02-02")
+
+    books = await books_of([waiting, other, registered("2024-01-10")], database_url)
+
+    assert books.document["outcomes"]["rejected"] == {"conflict": 1}
+    assert books.document["outcomes"]["applied"] == 2
+    assert books.differences == []
