@@ -262,20 +262,6 @@ class Account:
             self._closing = (self.open_from, following + catalog.rules.closing)
         return self._closing[1]
 
-    def open_from_at(self, catalog: Catalog, clock: int) -> date:
-        """Find the first day that takes what arrives at a clock.
-
-        Cycles close when every partition was read up to then; a record that arrived later is late
-        all the same, so that the books do not depend on who read what first.
-        """
-        start = self.open_from
-        if clock >= self.closes_at(catalog):
-            closing = catalog.rules.closing
-            following = self.cycle_after(start)
-            while first_instant(following, self.time_zone) + closing <= clock:
-                start, following = following, self.cycle_after(following)
-        return start
-
     # Lots and books
 
     def lots_of(self, product: str) -> list[Lot]:

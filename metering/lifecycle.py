@@ -64,12 +64,12 @@ def open_account(command: Command, order: Register) -> Account:
     return account
 
 
-def decide(account: Account, catalog: Catalog, command: Command, *, clock: int) -> list[Happening]:
+def decide(account: Account, catalog: Catalog, command: Command) -> list[Happening]:
     """Grant a command, or raise Refused. What is due by the clock must have happened before."""
     on = account.day_of(command.at)
     if isinstance(command.order, Register):
         raise Refused("already_registered")
-    if on < account.open_from_at(catalog, clock):
+    if on < account.open_from:
         raise Refused("too_late")
     carry_out = _ANSWERS[type(command.order)]
     happenings = carry_out(command.order, account, catalog, command.at, on)

@@ -233,7 +233,7 @@ class Meter:
             if (
                 not taking.follows_records
                 and work.is_plain(record, key)
-                and taking.take_plain(found, record.clock, work.rows[key])
+                and taking.take_plain(found, work.rows[key])
             ):
                 work.note_plain(record, key)
                 continue

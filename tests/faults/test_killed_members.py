@@ -96,9 +96,9 @@ async def send(broker, messages, *, pause=None):
     return count
 
 
-async def until_closed(watcher):
+async def until_closed(watcher, name):
     """Wait until the past cycles are closed: the traffic knows what is late from then on."""
-    overdue = "SELECT count(*) FROM lotmeter.channel WHERE closes_at <= $1 OR due_at <= $1"
+    overdue = f"SELECT count(*) FROM {name}.channel WHERE closes_at <= $1 OR due_at <= $1"
     async with asyncio.timeout(READ_SECONDS):
         while await watcher.fetchval(overdue, now_instant()):
             await asyncio.sleep(0.2)
@@ -158,10 +158,19 @@ async def test_books_are_those_of_an_undisturbed_run_when_members_are_killed(fre
         for member in members:
             await member.start()
             stack.push_async_callback(member.stop)
+        quiet = Member(
+            {**environ, "LOTMETER_GROUP": "undisturbed", "LOTMETER_DATABASE_SCHEMA": "undisturbed"},
+            users[2],
+            password,
+            fresh_database_url,
+        )
+        await quiet.start()
+        stack.push_async_callback(quiet.stop)
         await send(broker, traffic.commands())
-        await until_read(watcher, "lotmeter", traffic.manifest.records)
+        for name in ("lotmeter", "undisturbed"):
+            await until_read(watcher, name, traffic.manifest.records)
+            await until_closed(watcher, name)
 
-        await until_closed(watcher)
         killing = asyncio.Event()
 
         async def flow():
@@ -183,14 +192,6 @@ async def test_books_are_those_of_an_undisturbed_run_when_members_are_killed(fre
         for member in members:
             await member.stop()
 
-        quiet = Member(
-            {**environ, "LOTMETER_GROUP": "undisturbed", "LOTMETER_DATABASE_SCHEMA": "undisturbed"},
-            users[2],
-            password,
-            fresh_database_url,
-        )
-        await quiet.start()
-        stack.push_async_callback(quiet.stop)
         await until_read(watcher, "undisturbed", traffic.manifest.records)
         await quiet.stop()
 
