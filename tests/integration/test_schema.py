@@ -1,0 +1,138 @@
+"""The schema is what the tables say, and each role may do what it needs and no more."""
+
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from asyncpg.exceptions import CheckViolationError, InsufficientPrivilegeError
+
+from consumer import simulate
+from consumer.decoding import decoder_for, instant_from
+from metering.catalog import shipped_catalog
+from metering.meter import Meter
+from metering.storage import schema
+from metering.storage.database import create_engine
+from metering.storage.tables import IMMUTABLE, metadata
+from metering.verification import verify
+
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "books-medium-lots"
+PASSWORD = "only-here"
+
+
+@pytest.fixture
+async def owner(fresh_database_url):
+    engine = create_engine(fresh_database_url, connections=2)
+    await schema.migrate(engine, "lotmeter")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def roles(fresh_database_url, owner):
+    """Make an app role and a reader role, and yield the URL of each."""
+    name = fresh_database_url.rpartition("_")[2]
+    app, reader = f"app_{name}", f"reader_{name}"
+    await schema.grant(owner, "lotmeter", app=app, reader=reader, create_roles=True)
+    administrator = await asyncpg.connect(fresh_database_url)
+    for role in (app, reader):
+        await administrator.execute(f"ALTER ROLE {role} PASSWORD '{PASSWORD}'")
+    place = fresh_database_url.rpartition("@")[2]
+    yield [f"postgresql://{role}:{PASSWORD}@{place}" for role in (app, reader)]
+    for role in (app, reader):
+        await administrator.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    await administrator.close()
+
+
+async def feed(url):
+    engine = create_engine(url, connections=2)
+    read = decoder_for(shipped_catalog(), commands_topic=simulate.COMMANDS)
+    meter = Meter(engine, shipped_catalog(), read, group=simulate.GROUP)
+    lines = simulate.read_scenario(SCENARIO.with_suffix(".ndjson"))
+    end = instant_from(SCENARIO.with_suffix(".as-of").read_text().strip())
+    await simulate._feed(meter, read, lines, simulate._clocks(lines), end)
+    return engine
+
+
+@pytest.mark.usefixtures("owner")
+async def test_the_migrations_make_the_tables_that_the_program_knows(fresh_database_url):
+    def differences(connection):
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        found = compare_metadata(context, metadata)
+        return [each for each in found if "alembic_version" not in str(each)]
+
+    # A new one: an engine learns on its first connection which schema it searches first.
+    engine = create_engine(fresh_database_url)
+    async with engine.connect() as connection:
+        found = await connection.run_sync(differences)
+    await engine.dispose()
+
+    assert found == []
+
+
+async def test_migrating_again_changes_nothing(owner):
+    assert await schema.migrate(owner, "lotmeter") == (await schema.revision_of(owner))[1]
+
+
+async def test_the_app_role_can_keep_the_books_and_prove_them(roles):
+    engine = await feed(roles[0])
+
+    report = await verify(engine, shipped_catalog(), full=True)
+    await engine.dispose()
+
+    assert report.differences == []
+
+
+async def test_the_app_role_cannot_change_a_book_of_record(roles):
+    engine = await feed(roles[0])
+    await engine.dispose()
+    app = await asyncpg.connect(roles[0], server_settings={"search_path": "lotmeter"})
+
+    for table in IMMUTABLE:
+        for statement in (f"DELETE FROM {table.name}", f"TRUNCATE {table.name}"):
+            with pytest.raises(InsufficientPrivilegeError):
+                await app.execute(statement)
+    with pytest.raises(InsufficientPrivilegeError):
+        await app.execute("UPDATE entry SET quantity = 0")
+    with pytest.raises(InsufficientPrivilegeError):
+        await app.execute("CREATE TABLE mine (number int)")
+    await app.close()
+
+
+async def test_not_even_the_owner_changes_the_ledger(fresh_database_url, roles):
+    engine = await feed(roles[0])
+    await engine.dispose()
+    owner = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
+
+    with pytest.raises(InsufficientPrivilegeError, match="book of record"):
+        await owner.execute("UPDATE entry SET quantity = 0")
+    await owner.close()
+
+
+async def test_the_reader_role_reads_the_books_but_no_originals(roles):
+    reader = await asyncpg.connect(roles[1], server_settings={"search_path": "lotmeter"})
+
+    assert await reader.fetchval("SELECT count(*) FROM entry") == 0
+    for private in ("parked", "outbox"):
+        with pytest.raises(InsufficientPrivilegeError):
+            await reader.fetch(f"SELECT * FROM {private}")
+    with pytest.raises(InsufficientPrivilegeError):
+        await reader.execute("DELETE FROM tally")
+    await reader.close()
+
+
+async def test_the_database_refuses_an_overdrawn_lot_and_window(fresh_database_url, roles):
+    engine = await feed(roles[0])
+    await engine.dispose()
+    owner = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
+
+    for statement in (
+        "UPDATE lot SET pool = -1",
+        "UPDATE lot_window SET taken = quota + 1, lent = 0",
+        "UPDATE lot_window SET own = maximum + 1",
+        "UPDATE lot_window SET lent = taken + 1",
+    ):
+        with pytest.raises(CheckViolationError):
+            await owner.execute(statement)
+    await owner.close()
