@@ -1,12 +1,20 @@
 """Servers that tests share: each starts at most once in a run."""
 
+import os
 import secrets
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest_asyncio
+from hypothesis import settings
 
 from consumer.embedded import embedded_broker, embedded_postgres
+
+
+# Where a change is judged, the same examples every time; chance searches on people's machines.
+settings.register_profile("judged", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("judged")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -126,9 +126,12 @@ def test_any_topics_give_the_same_books(data):
 def test_any_batches_give_the_same_books(data):
     zone, beginning = data.draw(beginnings())
     used = data.draw(uses(zone))
-    lines = [*beginning, *data.draw(st.permutations(used))]
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(lines)))) | {0, len(lines)})
+    lines = data.draw(st.permutations(used))
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(lines)))) | {0, len(lines)})
     in_batches = MemoryMeter()
+    # Commands are decided once, against the books as they then stand: what is due before them is
+    # not the same in other batches.
+    in_batches.take(beginning)
 
     for start, stop in pairwise(cuts):
         in_batches.take_batch(lines[start:stop])
