@@ -10,7 +10,6 @@ from hypothesis import settings
 
 from consumer.embedded import embedded_broker, embedded_postgres
 
-
 # Where a change is judged, the same examples every time; chance searches on people's machines.
 settings.register_profile("judged", derandomize=True, deadline=None)
 if os.environ.get("CI"):
