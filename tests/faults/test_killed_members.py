@@ -24,6 +24,11 @@ EVENTS = 50_000
 CHANNELS = 60
 KILLS = 10
 HITS_MIN = 8
+
+# How often a member is stopped in vain, and how often it is looked at before, before it is killed
+# wherever it is.
+ATTEMPTS_MAX = 20
+LOOKS_MAX = 5_000
 READ_SECONDS = 240
 READ = "SELECT coalesce(sum(next_offset - start_offset), 0)::bigint FROM {schema}.position"
 
@@ -63,14 +68,19 @@ async def open_transactions(watcher, user):
 
 
 async def kill_in_a_transaction(watcher, member, draw):
-    """Stop a member at a random point of a transaction, look whether one is open, and kill it."""
-    for _ in range(20_000):
-        if await open_transactions(watcher, member.user):
+    """Stop a member at a random point, look whether a transaction is open, and kill it if so."""
+    hit = False
+    for _ in range(ATTEMPTS_MAX):
+        for _ in range(LOOKS_MAX):
+            if await open_transactions(watcher, member.user):
+                break
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(draw.random() * 0.004)
+        member.process.send_signal(signal.SIGSTOP)
+        hit = bool(await open_transactions(watcher, member.user))
+        if hit:
             break
-        await asyncio.sleep(0.001)
-    await asyncio.sleep(draw.random() * 0.004)
-    member.process.send_signal(signal.SIGSTOP)
-    hit = bool(await open_transactions(watcher, member.user))
+        member.process.send_signal(signal.SIGCONT)
     member.process.kill()
     await member.process.wait()
     return hit
