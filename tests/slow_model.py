@@ -309,8 +309,11 @@ class Simulation:
             return "parked"
         event = self.events.get(target)
         if event is None:
-            # It waits for its channel too, or it is nothing that can be voided.
-            return "not_voidable"
+            # An event that waits for its channel too is taken up before its void, in any order:
+            # "the order in which usage events arrive never matters". All else cannot be voided.
+            waiting = [record for record in self.parked if record.identity == target]
+            is_event = any(PRODUCT_OF_TYPE.get(each.type) in VOIDABLE for each in waiting)
+            return "parked" if is_event else "not_voidable"
         product = PRODUCT_OF_TYPE.get(event.record.type)
         if product not in VOIDABLE:
             return "not_voidable"

@@ -261,5 +261,7 @@ def test_a_notice_is_never_taken_back_or_told_twice(told, percent):
         once = [
             (notice["kind"], notice["product"], notice["on"], str(notice["detail"]))
             for notice in books["notices"]
+            # A reservation may be changed twice on one day, and each change is answered.
+            if notice["kind"] != "reservation_changed"
         ]
         assert len(set(once)) == len(once)
