@@ -14,7 +14,7 @@ from metering.periods import ONE_DAY, billing_date_after, day_of, first_instant
 from metering.tallies import Counts, Readings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import date
 
     from metering.catalog import Allowance, Catalog
@@ -106,6 +106,16 @@ class PourState:
         return PourState(self.cycle_on, self.usage, self.included, burns)
 
 
+class Tip(NamedTuple):
+    """The newest day that was poured, ready to take more usage on top."""
+
+    on: date
+    state: PourState  # At the end of the day; moves on with what is poured on top.
+    included: int | None  # What the plan of the day includes in the cycle.
+    lots: Sequence[Lot]  # Those valid that day, in burn order …
+    burns: Sequence[Burn]  # … and how far each is used up.
+
+
 class Books:
     """The books of one product of one channel: the open days, and where they begin."""
 
@@ -113,9 +123,12 @@ class Books:
         "base",
         "days",
         "dirty_from",
+        "growth",
         "newest",
         "poured_through",
+        "quiet",
         "tallies",
+        "tip",
         "unlooked_from",
         "usage_cache",
     )
@@ -129,6 +142,10 @@ class Books:
         # there.
         self.newest: list[tuple[date, PourState]] = []
         self.poured_through: date | None = None
+        # Usage of the newest day that is to be poured on top of it. Nothing else has changed.
+        self.tip: Tip | None = None
+        self.growth = 0
+        self.quiet = 0  # How much more usage of that day reaches no threshold.
         self.unlooked_from: date | None = (
             None  # The first day that was poured since thresholds were looked at.
         )
@@ -136,9 +153,21 @@ class Books:
 
     def touch(self, day: date) -> None:
         """Note that something changed on a day."""
+        if self.growth:
+            assert self.tip is not None
+            day, self.growth = min(day, self.tip.on), 0
         if self.dirty_from is None or day < self.dirty_from:
             self.dirty_from = day
         self.usage_cache = None
+
+    def grow(self, day: date, quantity: int) -> None:
+        """Note that a day has so much more usage than before, and nothing else changed."""
+        if self.dirty_from is None and self.tip is not None and day == self.tip.on:
+            self.growth += quantity
+            if quantity:
+                self.usage_cache = None
+        else:
+            self.touch(day)
 
 
 @dataclass(slots=True)

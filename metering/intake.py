@@ -197,16 +197,18 @@ class Intake:
             books = account.books_of(event.product)
             assert isinstance(books.tallies, Counts)
             books.tallies.add(on, kind, quantity, row[11])
+            books.grow(on, quantity)
         elif type(event) is Reading:
             books = account.books_of(event.product)
             assert isinstance(books.tallies, Readings)
             report = Report(event.at, event.level)
+            raised = books.tallies.raised(event.person, event.level, on, account.cycle_on(on))
             books.tallies.report(
                 event.person, report, on=on, counts_on=on, open_from=account.open_from
             )
+            books.grow(on, quantity_of(raised))
         else:
             return False
-        books.touch(on)
         self.effects.touched.add(event.channel)
         return True
 
@@ -272,7 +274,7 @@ class Intake:
             )
         else:
             tallies.add(counts_on, kind, quantity, messages)
-            account.books[event.product].touch(counts_on)
+            account.books[event.product].grow(counts_on, quantity)
         self._claim(arrival, identity)
         return Outcome(arrival, "applied", is_late=is_late)
 
@@ -297,8 +299,9 @@ class Intake:
         if is_late:
             self._put_late(account, event.product, on, report)
         else:
+            raised = tallies.raised(event.person, event.level, on, account.cycle_on(on))
             report()
-            account.books[event.product].touch(counts_on)
+            account.books[event.product].grow(on, quantity_of(raised))
         self._claim(arrival, identity)
         return Outcome(arrival, "applied", is_late=is_late)
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Reached = Callable[[DayPour], tuple[bool, bool]]
 
 
+# More than anybody uses in a day.
+QUANTITY_MAX = 2**62
+
+
 def look(account: Account, catalog: Catalog, product: str, *, today: date) -> list[Happening]:
     """Look at the days that were poured since the last look and tell what nobody was told yet."""
     books = account.books[product]
@@ -29,10 +33,30 @@ def look(account: Account, catalog: Catalog, product: str, *, today: date) -> li
     books.unlooked_from = None
     if not poured:
         return []
+    books.quiet = _growth_to_next(account, catalog, product, poured[-1]) - 1
     return [
         *_firsts(account, product, poured),
         *_crossings(account, catalog, product, poured, today),
     ]
+
+
+def _growth_to_next(account: Account, catalog: Catalog, product: str, pour: DayPour) -> int:
+    """Say how much more usage of a day reaches the next threshold, whatever it is poured into."""
+    thresholds, now = catalog.thresholds, pour.after
+    if product == "pu":
+        levels = [now.pool - percent * pour.bought // 100 for percent in thresholds.lot_low]
+    else:
+        levels = [
+            -(-percent * pour.quota // 100) - now.drawn for percent in thresholds.quota_used
+        ]
+    limit = None
+    if account.may_have_limit(catalog, product):
+        limit = account.limit_on(catalog, product, pour.on)
+    if limit is not None:
+        levels += [
+            max(1, -(-percent * limit // 100)) - now.usage for percent in thresholds.limit_reached
+        ]
+    return min((level for level in levels if level > 0), default=QUANTITY_MAX)
 
 
 def _firsts(account: Account, product: str, poured: Sequence[DayPour]) -> Iterator[Happening]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from metering.accounts import DayPour, FillKey, PourState, Standing
+from metering.accounts import DayPour, FillKey, Fills, PourState, Standing, Tip
 from metering.lots import Burn
 from metering.tallies import Readings
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date
 
-    from metering.accounts import Account, Books, Fills
+    from metering.accounts import Account, Books
     from metering.catalog import Catalog
     from metering.lots import Lot
 
 
 # Days whose beginning is kept: a batch seldom reaches further back, and each costs memory.
 NEWEST_DAYS = 6
+
+
+_INCLUDED, _POSTPAID = FillKey("included"), FillKey("postpaid")
 
 
 class Entry(NamedTuple):
@@ -47,7 +50,7 @@ def settle(
     """Bring the books of a product up to a day, and say what must be entered for it."""
     books = account.books_of(product)
     if books.dirty_from is None and books.poured_through == today:
-        return []
+        return _pour_on_top(books, product, original_on) if books.growth else []
     after, state = _starting_point(books, account.open_from)
     days = days_to_pour(account, books, product, after=after, today=today)
     usage = usage_of(account, books, today)
@@ -61,6 +64,11 @@ def settle(
             pour_day(state, day, account.cycle_on(day), usage.get(day, 0), included, lots)
         )
     del books.newest[:-NEWEST_DAYS]
+    books.tip, books.growth = None, 0
+    if poured:
+        valid = [lot for lot in lots if lot.is_valid(day)]
+        burns = [_burn_of(state, lot) for lot in valid]
+        books.tip = Tip(day, state, included, valid, burns)
 
     entries = list(_differences(product, books, poured, after=after, original_on=original_on))
     books.days = {on: pour for on, pour in books.days.items() if on < after}
@@ -69,6 +77,32 @@ def settle(
     books.poured_through = today
     if books.unlooked_from is None or after < books.unlooked_from:
         books.unlooked_from = after
+    return entries
+
+
+def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[Entry]:
+    """Pour more usage of the newest day on top of what it has: pouring all of it again would fill
+    the same buckets in the same order.
+
+    Nearly all usage comes this way, at a tenth of the cost.
+    """
+    tip, grown, fills = books.tip, books.growth, Fills()
+    assert tip is not None
+    pour = books.days[tip.on]
+    _pour_usage(tip.state, grown, tip.included, tip.lots, tip.burns, fills)
+    books.growth = 0
+    books.quiet -= grown
+    if books.quiet < 0 or any(
+        key.source in ("borrowed", "postpaid") and key not in pour.fills for key in fills
+    ):
+        books.unlooked_from = tip.on if books.unlooked_from is None else books.unlooked_from
+
+    entries = []
+    for key in sorted(fills) if len(fills) > 1 else fills:
+        total = pour.fills[key] = pour.fills.get(key, 0) + fills[key]
+        entries.append(Entry(product, tip.on, key, fills[key], total, original_on))
+    after = _standing(tip.state, tip.lots, tip.burns)
+    books.days[tip.on] = pour._replace(after=after)
     return entries
 
 
@@ -105,6 +139,8 @@ def freeze(account: Account, product: str, *, until: date) -> None:
     books.tallies.forget_before(until)
     books.usage_cache = None
     books.newest = [(day, state) for day, state in books.newest if day >= until]
+    if books.tip is not None and books.tip.on < until:
+        books.tip = None
 
 
 def usage_of(account: Account, books: Books, today: date) -> Mapping[date, int]:
@@ -154,17 +190,7 @@ def pour_day(
     burns = [_burn_of(state, lot) for lot in valid]
     before = _standing(state, valid, burns)
 
-    unpaid = usage - _pour_included(state, usage, included, fills)
-    for limit in _PASSES if valid else ():
-        if unpaid == 0:
-            break
-        for lot, burn in zip(valid, burns, strict=True):
-            unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
-    if unpaid:
-        fills[FillKey("postpaid")] = unpaid
-    state.usage += usage
-
-    assert sum(fills.values()) - _deducted(fills) == usage
+    _pour_usage(state, usage, included, valid, burns, fills)
     quota = sum(lot.quota for lot in valid)
     return DayPour(
         day,
@@ -175,6 +201,27 @@ def pour_day(
         quota,
         sum(lot.bought for lot in valid),
     )
+
+
+def _pour_usage(
+    state: PourState,
+    usage: int,
+    included: int | None,
+    lots: Sequence[Lot],
+    burns: Sequence[Burn],
+    fills: Fills,
+) -> None:
+    deducted = sum(fills.values())
+    unpaid = usage - _pour_included(state, usage, included, fills)
+    for limit in _PASSES if lots else ():
+        if unpaid == 0:
+            break
+        for lot, burn in zip(lots, burns, strict=True):
+            unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
+    if unpaid:
+        fills[_POSTPAID] = unpaid
+    state.usage += usage
+    assert sum(fills.values()) - deducted == usage
 
 
 def replay(state: PourState, pour: DayPour, lots: Sequence[Lot]) -> None:
@@ -240,7 +287,7 @@ def _end_windows(state: PourState, lot: Lot, day: date, fills: Fills) -> None:
 def _pour_included(state: PourState, usage: int, included: int | None, fills: Fills) -> int:
     poured = usage if included is None else min(usage, max(0, included - state.included))
     if poured:
-        fills[FillKey("included")] = poured
+        fills[_INCLUDED] = poured
         state.included += poured
     return poured
 
@@ -295,10 +342,6 @@ def _standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> 
         if not lot.product.is_windowed:
             pool += burn.pool(lot)
     return Standing(state.usage, drawn, pool)
-
-
-def _deducted(fills: Fills) -> int:
-    return sum(quantity for key, quantity in fills.items() if key.source in ("minimum", "expired"))
 
 
 def _differences(

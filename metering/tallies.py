@@ -113,6 +113,17 @@ class Readings:
             person.last[on] = report
             self._note(person_id, on)
 
+    def raised(self, person_id: bytes, level: int, on: date, cycle_on: date) -> int:
+        """Say how far a report of the newest day would raise the maximum of its cycle."""
+        person = self.persons.get(person_id)
+        if person is None:
+            return level
+        peaks = person.peaks
+        if level <= peaks.get(on, 0):
+            return 0
+        highest = max((peak for day, peak in peaks.items() if cycle_on <= day <= on), default=0)
+        return max(0, level - max(highest, person.level_before(cycle_on)))
+
     def _note(self, person_id: bytes, day: date) -> None:
         person = self.persons[person_id]
         self.changed[person_id, day] = (person.peaks.get(day), person.last.get(day))
