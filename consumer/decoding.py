@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from consumer.envelopes import (
     Fields,
@@ -44,10 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metering.catalog import Catalog
-    from metering.intake import Message
-    from metering.meter import Decode
 
-__all__ = ["Vocabulary", "decode", "decoder_for", "instant_from"]
+__all__ = ["Meaning", "Vocabulary", "decode", "instant_from", "said"]
 
 UNITS_MAX = 10**9
 MESSAGES_MAX = 10**6
@@ -92,20 +90,21 @@ class Vocabulary:
 # Type, channel, digest of the identity, instant, id: what a record says before its data. A plain
 # tuple, as a named one costs as much as parsing a third of the record.
 Stamp: TypeAlias = tuple[str, str, bytes, int, str]
+
+
+class Meaning(NamedTuple):
+    """What the data of an event says: so many units of a product, or a level that somebody has."""
+
+    product: str
+    content: bytes  # Digest of the type and the data.
+    number: int  # Units, or the level.
+    tariff: Tariff | None = None  # Of messages only.
+    person: bytes | None = None  # Of levels: who holds the seat, empty for contacts.
+
+
 Decoded: TypeAlias = Count | Reading | Void | Command
 Reader: TypeAlias = "Callable[[Stamp, Fields, Vocabulary], Decoded]"
 OrderReader: TypeAlias = "Callable[[Fields, Vocabulary], Order]"
-
-
-def decoder_for(catalog: Catalog, *, commands_topic: str) -> Decode:
-    """Make the function that reads records of any topic as a catalog understands them."""
-    vocabulary = Vocabulary.of(catalog)
-
-    def read(topic: str, value: bytes | None, headers: Headers) -> Message:
-        topic_class = "commands" if topic == commands_topic else "usage"
-        return decode(topic_class, value, headers, vocabulary)
-
-    return read
 
 
 def decode(
@@ -143,6 +142,10 @@ def _stamp_of(attributes: Fields) -> Stamp:
     return kind, channel, digest_of(channel, source, event_id), at, event_id
 
 
+# Usage. What `data` means does not depend on who said it and when, nor does the digest of it: an
+# instant is compared beside it.
+
+
 def _content_digest(parts: str) -> bytes:
     """Digest the parts of a content. They are joined by NUL, which no text of a record holds."""
     digest = _BLANK_DIGEST.copy()
@@ -150,19 +153,18 @@ def _content_digest(parts: str) -> bytes:
     return digest.digest()
 
 
-# Usage.
+def meaning_of(kind: str, data: Fields, vocabulary: Vocabulary) -> Meaning:
+    """Say what the data of a type that is counted or read off means. Raises Rejected."""
+    return _MEANINGS[kind](kind, data, vocabulary)
 
 
-def _count(stamp: Stamp, data: Fields, _: Vocabulary) -> Count:
-    kind, channel, digest, at, _id = stamp
+def _count(kind: str, data: Fields, _: Vocabulary) -> Meaning:
     product, field = _COUNTED[kind]
     units = whole_in(data, field, 1, UNITS_MAX)
-    content = _content_digest(f"{kind}\0{at}\0{units}")
-    return Count(channel, digest, content, at, product, units, None)
+    return Meaning(product, _content_digest(f"{kind}\0{units}"), units)
 
 
-def _message(stamp: Stamp, data: Fields, vocabulary: Vocabulary) -> Count:
-    kind, channel, digest, at, _id = stamp
+def _message(kind: str, data: Fields, vocabulary: Vocabulary) -> Meaning:
     message_kind = text_in(data, "kind")
     count = whole_in(data, "count", 1, MESSAGES_MAX)
     provider = text_in(data, "provider") if "provider" in data else ""
@@ -174,9 +176,9 @@ def _message(stamp: Stamp, data: Fields, vocabulary: Vocabulary) -> Count:
     if message_kind not in vocabulary.message_kinds:
         raise Rejected("no_price", "kind is not in the price list")
 
-    content = f"{kind}\0{at}\0{message_kind}\0{count}\0{country}\0{segments}\0{provider}"
+    content = f"{kind}\0{message_kind}\0{count}\0{country}\0{segments}\0{provider}"
     tariff = Tariff(message_kind, country, segments, is_free)
-    return Count(channel, digest, _content_digest(content), at, "pu", count, tariff)
+    return Meaning("pu", _content_digest(content), count, tariff)
 
 
 def _destination(data: Fields, vocabulary: Vocabulary, *, is_free: bool) -> tuple[str, int]:
@@ -196,25 +198,35 @@ def _destination(data: Fields, vocabulary: Vocabulary, *, is_free: bool) -> tupl
     return country, segments
 
 
-def _contacts(stamp: Stamp, data: Fields, _: Vocabulary) -> Reading:
-    kind, channel, digest, at, _id = stamp
+def _contacts(kind: str, data: Fields, _: Vocabulary) -> Meaning:
     level = whole_in(data, "count", 0, UNITS_MAX)
-    content = _content_digest(f"{kind}\0{at}\0{level}")
-    return Reading(channel, digest, content, at, "mu", b"", level)
+    return Meaning("mu", _content_digest(f"{kind}\0{level}"), level, person=b"")
 
 
-def _seat(stamp: Stamp, data: Fields, _: Vocabulary) -> Reading:
-    kind, channel, digest, at, _id = stamp
+def _seat(kind: str, data: Fields, _: Vocabulary) -> Meaning:
     seat, manager = one_of(_SEATS, data, "seat"), text_in(data, "manager")
-    content = _content_digest(f"{kind}\0{at}\0{seat}\0{manager}")
+    content = _content_digest(f"{kind}\0{seat}\0{manager}")
     level = 1 if kind == "seat.assigned" else 0
-    return Reading(channel, digest, content, at, _SEATS[seat], digest_of(manager), level)
+    return Meaning(_SEATS[seat], content, level, person=digest_of(manager))
+
+
+def _usage(stamp: Stamp, data: Fields, vocabulary: Vocabulary) -> Count | Reading:
+    kind, channel, digest, at, _id = stamp
+    return said(channel, digest, at, meaning_of(kind, data, vocabulary))
+
+
+def said(channel: str, digest: bytes, at: int, meaning: Meaning) -> Count | Reading:
+    """Put an event together of who said it and when, and what it means."""
+    product, content, number, tariff, person = meaning
+    if person is None:
+        return Count(channel, digest, content, at, product, number, tariff)
+    return Reading(channel, digest, content, at, product, person, number)
 
 
 def _void(stamp: Stamp, data: Fields, _: Vocabulary) -> Void:
     kind, channel, digest, at, _id = stamp
     source, event_id, reason = text_in(data, "source"), text_in(data, "id"), text_in(data, "reason")
-    content = _content_digest(f"{kind}\0{at}\0{source}\0{event_id}\0{reason}")
+    content = _content_digest(f"{kind}\0{source}\0{event_id}\0{reason}")
     return Void(channel, digest, content, at, digest_of(channel, source, event_id))
 
 
@@ -323,14 +335,17 @@ _ORDERS: dict[str, OrderReader] = {
     "lot.renewal_set": _renewal,
     "lot.refunded": _refund,
 }
+_MEANINGS: dict[str, Callable[[str, Fields, Vocabulary], Meaning]] = {
+    "mu.counted": _contacts,
+    "seat.assigned": _seat,
+    "seat.released": _seat,
+    "workflow.executed": _count,
+    "marketing.sent": _count,
+    "message.sent": _message,
+}
 # Where a type belongs, and who reads it.
 _READERS: dict[str, tuple[str, Reader | None]] = {
-    "mu.counted": ("usage", _contacts),
-    "seat.assigned": ("usage", _seat),
-    "seat.released": ("usage", _seat),
-    "workflow.executed": ("usage", _count),
-    "marketing.sent": ("usage", _count),
-    "message.sent": ("usage", _message),
+    **dict.fromkeys(_MEANINGS, ("usage", _usage)),
     "usage.voided": ("usage", _void),
     **dict.fromkeys(_ORDERS, ("commands", _command)),
 }

@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from consumer import metrics
 from consumer.brokers import kafka_options
 from consumer.clock import Clock
-from consumer.decoding import decoder_for
+from consumer.readers import decoder_for
 from consumer.health import Health
 from consumer.loop import Loop
 from consumer.partitions import Partitions

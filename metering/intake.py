@@ -223,7 +223,7 @@ class Intake:
         message = arrival.message
         known = self.identities.get((message.channel, message.digest))
         if known is not None:
-            if known.content != message.content:
+            if known.content != message.content or known.at != message.at:
                 raise Rejected("conflict", "this id came before with another content")
             return Outcome(arrival, "duplicate")
         return self._apply(arrival)

@@ -46,9 +46,7 @@ def _growth_to_next(account: Account, catalog: Catalog, product: str, pour: DayP
     if product == "pu":
         levels = [now.pool - percent * pour.bought // 100 for percent in thresholds.lot_low]
     else:
-        levels = [
-            -(-percent * pour.quota // 100) - now.drawn for percent in thresholds.quota_used
-        ]
+        levels = [-(-percent * pour.quota // 100) - now.drawn for percent in thresholds.quota_used]
     limit = None
     if account.may_have_limit(catalog, product):
         limit = account.limit_on(catalog, product, pour.on)

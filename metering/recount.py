@@ -188,7 +188,7 @@ def _is_sound(row: Mapping[str, Any], product: str, on: date) -> bool:
     utc_on, waits = day_of(row["at"], "UTC"), row["state"] == PARKED
     adds_up = PRODUCTS[product].adds_up if product else "void"
     if product in CONTENTS and not waits:
-        again = digest_again(CONTENTS[product], row["at"], row["quantity"] // THOUSAND)
+        again = digest_again(CONTENTS[product], row["quantity"] // THOUSAND)
         if row["content"] != again or row["quantity"] % THOUSAND:
             return False
     return (

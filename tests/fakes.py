@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from consumer import simulate
-from consumer.decoding import decoder_for, instant_from
+from consumer.envelopes import instant_from
+from consumer.readers import decoder_for
 from metering import statements
 from metering.accounts import Account
 from metering.catalog import Catalog, shipped_catalog

@@ -9,7 +9,8 @@ from alembic.runtime.migration import MigrationContext
 from asyncpg.exceptions import CheckViolationError, InsufficientPrivilegeError
 
 from consumer import simulate
-from consumer.decoding import decoder_for, instant_from
+from consumer.envelopes import instant_from
+from consumer.readers import decoder_for
 from metering.catalog import shipped_catalog
 from metering.meter import Meter
 from metering.storage import schema

@@ -91,7 +91,9 @@ def rejection(event, *, topic_class=None, headers=()):
 
 
 def content(kind, data, **attributes):
-    return decoded(an_event(kind, data, **attributes)).content
+    """What is compared with a copy: the instant stands beside the digest."""
+    message = decoded(an_event(kind, data, **attributes))
+    return message.content, message.at
 
 
 def a_count(product, units, tariff=None):

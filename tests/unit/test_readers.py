@@ -1,0 +1,161 @@
+"""Records of the usual form are read at a lower cost, and never otherwise than all others."""
+
+import json
+import random
+
+import pytest
+
+from consumer.decoding import Vocabulary, decode
+from consumer.readers import decoder_for
+from metering.catalog import shipped_catalog
+from metering.errors import Rejected
+
+VOCABULARY = Vocabulary.of(shipped_catalog())
+USUAL = {
+    "specversion": "1.0",
+    "id": "e-1",
+    "source": "/services/workflow",
+    "type": "workflow.executed",
+    "subject": "c-1",
+    "time": "2025-01-15T12:00:00.123Z",
+    "data": {"actions": 3},
+}
+DATA = [
+    ("workflow.executed", {"actions": 3}),
+    ("marketing.sent", {"messages": 250_000}),
+    ("message.sent", {"kind": "sms", "count": 2}),
+    ("message.sent", {"kind": "sms", "count": 2, "provider": "twilio"}),
+    ("message.sent", {"kind": "global_sms", "count": 1, "country": "JP", "text": "가나다"}),
+    ("mu.counted", {"count": 0}),
+    ("seat.assigned", {"seat": "basic", "manager": "m-1"}),
+    ("seat.released", {"seat": "operator", "manager": "m-1"}),
+    ("usage.voided", {"source": "/services/workflow", "id": "e-1", "reason": "twice"}),
+    ("channel.changed", {"plan": "growth"}),
+    ("workflow.exploded", {"actions": 3}),
+    ("workflow.executed", {"actions": 1.0}),
+    ("workflow.executed", {"actions": 10**9 + 1}),
+    ("message.sent", {"kind": "fax", "count": 2}),
+]
+TIMES = [
+    "2025-01-15T12:00:00Z",
+    "2025-01-15t12:00:00z",
+    "2025-01-15T12:00:59.9999999Z",
+    "2025-01-15T12:00:60Z",
+    "2025-01-15T12:00:00",
+    "2025-01-15 12:00:00Z",
+    "2025-01-15T12:00:00+05:45",
+    "2025-01-15T12:00:00-23:59",
+    "2025-01-15T12:00:00+24:00",
+    "2025-01-15T24:00:00Z",
+    "2025-02-29T12:00:00Z",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "",
+    None,
+    5,
+]
+ATTRIBUTES = [
+    {},
+    {"datacontenttype": "application/json"},
+    {"traceparent": "00-ab-cd-01", "sequence": 5},
+    {"specversion": "0.3"},
+    {"specversion": None},
+    {"id": ""},
+    {"id": "x" * 255},
+    {"id": "x" * 256},
+    {"id": 5},
+    {"subject": "채널 1"},
+    {"source": None},
+    {"padding": "x" * 70_000},
+    {"sequence": 2**64},
+    {"id": "a\0b"},
+    {"id": "a\\u0000b"},
+    {"id": "e\ud800"},
+    {"time": None},
+]
+
+
+def outcome(read, *arguments):
+    try:
+        return read(*arguments)
+    except Rejected as rejected:
+        return rejected.reason, rejected.detail
+
+
+def assert_read_alike(read, topic, value, headers=()):
+    kind = "commands" if topic == "billing.commands" else "usage"
+    wanted = outcome(decode, kind, value, headers, VOCABULARY)
+    # Twice, as what was seen before is read in another way.
+    assert [outcome(read, topic, value, headers) for _ in range(2)] == [wanted] * 2
+
+
+@pytest.fixture
+def read():
+    return decoder_for(shipped_catalog(), commands_topic="billing.commands")
+
+
+@pytest.mark.parametrize(("kind", "data"), DATA)
+@pytest.mark.parametrize("topic", ["usage.mu", "billing.commands"])
+def test_every_type_is_read_alike_with_any_attributes_and_times(read, topic, kind, data):
+    for attributes in ATTRIBUTES:
+        for time in TIMES:
+            event = {**USUAL, "type": kind, "data": data, "time": time, **attributes}
+            assert_read_alike(read, topic, json.dumps(event).encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"null",
+        b"[]",
+        b"\xef\xbb\xbf{}",
+        b'{"data":{"actions":3},"data":{"actions":4}}',
+        b"{}{}",
+        b"[" * 60_000,
+        b'{"data":' + b"[" * 60_000,
+    ],
+)
+def test_what_is_no_event_is_read_alike(read, value):
+    assert_read_alike(read, "usage.mu", value)
+
+
+def test_of_a_repeated_key_the_last_counts(read):
+    value = json.dumps(USUAL)[:-1] + ', "id": "e-2", "data": {"actions": 4}}'
+
+    assert_read_alike(read, "usage.mu", value.encode())
+
+
+def test_an_event_in_its_headers_is_read_alike(read):
+    headers = [(f"ce_{name}", str(text).encode()) for name, text in USUAL.items() if name != "data"]
+
+    assert_read_alike(read, "usage.mu", b'{"actions": 3}', headers)
+    assert_read_alike(read, "usage.mu", json.dumps(USUAL).encode(), [("trace", b"1")])
+
+
+def test_bytes_that_are_changed_anywhere_are_read_alike(read):
+    draw = random.Random(7)
+    pieces = [
+        b"\x00",
+        b"\n",
+        b"\xff",
+        b"\xed\xa0\x80",
+        b'"',
+        b"{",
+        b"\\",
+        b"\\u0000",
+        b"9" * 20,
+        b" ",
+    ]
+    for _ in range(20_000):
+        kind, data = draw.choice(DATA)
+        event = {**USUAL, "type": kind, "data": data, "time": draw.choice(TIMES[:8])}
+        value = bytearray(json.dumps(event, ensure_ascii=False).encode())
+        for _ in range(draw.randrange(3)):
+            place = draw.randrange(len(value))
+            if draw.randrange(2):
+                value[place] = draw.randrange(256)
+            else:
+                value[place : place + draw.randrange(3)] = draw.choice(pieces)
+        assert_read_alike(read, "usage.mu", bytes(value))
