@@ -197,6 +197,7 @@ class Account:
     entries: int = 0  # How many lines its ledger has …
     notices: int = 0  # … and how many notices were issued.
     due_at: int | None = None  # The instant at which something happens that nobody asks for.
+    is_due_known: bool = False  # Nothing has changed since that could move it.
     settled_on: date | None = None  # The day of the clock when it was last settled.
     values: dict[tuple[ValueName, str], list[Setting]] = field(default_factory=dict)
     lots: dict[str, Lot] = field(default_factory=dict)

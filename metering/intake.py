@@ -333,6 +333,7 @@ class Intake:
 
     def _decide(self, account: Account, arrival: Arrival, command: Command) -> Outcome:
         # Commands are decided against the books as they then stand.
+        account.is_due_known = False
         self.settle(account, arrival.place)
         self._claim(
             arrival, Identity(command, command.content, arrival.place, "applied", command.at)
@@ -442,9 +443,11 @@ class Intake:
             today = max(today, account.settled_on)
         while (act := lifecycle.next_act(account, self.catalog, today)) is not None:
             self._tell(account, act(), today)
+            account.is_due_known = False
             self.effects.touched.add(channel)
         if account.settled_on != today:
             account.settled_on = today
+            account.is_due_known = False
             self.effects.touched.add(channel)
         self.settle(account, place)
         closing_clock = clock if self._closing_clock is None else self._closing_clock
@@ -484,6 +487,9 @@ class Intake:
     ) -> None:
         today = account.settled_on
         assert today is not None
+        books = account.books[product]
+        if books.dirty_from is not None or books.poured_through != today:
+            account.is_due_known = False
         entries = settlement.settle(
             account, self.catalog, product, today=today, original_on=original_on
         )
@@ -501,6 +507,7 @@ class Intake:
         for product in account.books:
             settlement.freeze(account, product, until=following)
         account.open_from = following
+        account.is_due_known = False
         account.forget_told(following)
         self.effects.touched.add(account.channel)
 
@@ -508,8 +515,16 @@ class Intake:
         self.effects.happenings += [(account.channel, happening, today) for happening in happenings]
 
 
-def due_at(account: Account, catalog: Catalog, *, today: date) -> int | None:
+def due_at(account: Account, catalog: Catalog) -> int | None:
     """Say at which instant something happens to a channel that nobody asks for; closing apart."""
+    today = account.settled_on
+    assert today is not None
+    if account.is_due_known and account.due_at is not None:
+        # More usage of the newest day can only bring levels that carry over into the next cycle.
+        following = first_instant(account.cycle_after(today), account.time_zone)
+        if account.due_at <= following:
+            return account.due_at
+    account.is_due_known = True
     days = [day for day in _days_ahead(account, catalog, today) if day > today]
     return first_instant(min(days), account.time_zone) if days else None
 

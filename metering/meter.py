@@ -260,8 +260,7 @@ class Meter:
             taking.accounts[channel] for channel in sorted(effects.touched & taking.accounts.keys())
         ]
         for account in touched:
-            assert account.settled_on is not None
-            account.due_at = intake.due_at(account, self._catalog, today=account.settled_on)
+            account.due_at = intake.due_at(account, self._catalog)
         await account_store.save(driver, self._catalog, touched)
         rejects = work.rejects()
         await ledger_store.keep_rejects(driver, rejects)
