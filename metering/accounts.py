@@ -178,6 +178,7 @@ class Unsaved:
 
     settings: list[tuple[ValueName, str, Setting]] = field(default_factory=list)
     lots: set[str] = field(default_factory=set)
+    windows: set[str] = field(default_factory=set)  # The lots whose windows changed.
     reservations: set[str] = field(default_factory=set)
 
 

@@ -423,6 +423,7 @@ def _add_lot(
     price = quote(catalog, product, quantity_of(quantity), on=on)
     account.lots[name] = Lot(name, product, quantity_of(quantity), on, price.month, price.total)
     account.unsaved.lots.add(name)
+    account.unsaved.windows.add(name)
     account.set_value("renew", name, Setting(at, _next(account), on, renew))
     account.touch_all(on)
 

@@ -113,10 +113,11 @@ def book(account: Account, entries: Iterable[Entry]) -> None:
         if not name:
             continue
         lot = account.lots[name]
-        account.unsaved.lots.add(name)
         if source == "expired":
+            account.unsaved.lots.add(name)
             lot.expired += entry.quantity
             continue
+        account.unsaved.windows.add(name)
         giving, lending = lot.windows[window], lot.windows[quota]
         setattr(giving, source, getattr(giving, source) + entry.quantity)
         lending.taken += entry.quantity

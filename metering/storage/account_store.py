@@ -327,12 +327,12 @@ def _lot_rows(account: Account) -> Iterable[tuple[object, ...]]:
         yield (
             account.channel, held.lot, held.product.name, held.quota, held.starts_on, held.ends_on,
             held.month_price, held.price, held.is_refunded, held.has_started, held.has_ended,
-            held.expiring_told, held.expired, held.pool,
+            held.expiring_told, held.expired,
         )  # fmt: skip
 
 
 def _window_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for name in account.unsaved.lots:
+    for name in account.unsaved.windows:
         held = account.lots[name]
         for number in sorted(held.changed):
             window = held.windows[number]
@@ -375,7 +375,7 @@ def _level_rows(account: Account) -> Iterable[tuple[object, ...]]:
 
 
 def _note_saved(account: Account) -> None:
-    for name in account.unsaved.lots:
+    for name in account.unsaved.windows:
         account.lots[name].changed.clear()
     account.unsaved = type(account.unsaved)()
     for books in account.books.values():

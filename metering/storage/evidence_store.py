@@ -246,17 +246,16 @@ _LEDGER = (
         """,
     ),
     Fault(
-        "{channel}: lot {lot} has a pool of {pool} and {expired} expired; what is booked leaves "
-        "{rest}, with {over} expired",
+        "{channel}: {expired} of lot {lot} expired; what is booked leaves {rest}, with {over} expired",
         """
-        SELECT channel, lot, pool, l.expired, rest, over FROM lot AS l FULL JOIN (
+        SELECT channel, lot, l.expired, rest, over FROM lot AS l FULL JOIN (
             SELECT channel, lot, sum(quantity) AS over FROM fill
             WHERE source = 'expired' GROUP BY channel, lot
         ) AS e USING (channel, lot) LEFT JOIN (
             SELECT channel, lot, sum(quota - taken) AS rest FROM lot_window GROUP BY channel, lot
         ) AS w USING (channel, lot)
         WHERE l.expired IS DISTINCT FROM coalesce(over, 0)
-            OR pool <> CASE WHEN is_refunded THEN 0 ELSE coalesce(rest, 0) - l.expired END
+            OR (l.expired > 0 AND l.expired <> rest)
         """,
     ),
     Fault(

@@ -192,8 +192,7 @@ lot = sa.Table(
     _column("has_ended", _flag),
     _column("expiring_told", sa.SmallInteger),
     _column("expired", _quantity),
-    _column("pool", _quantity),
-    sa.CheckConstraint("pool >= 0 AND expired >= 0", name="lot_is_never_overdrawn"),
+    sa.CheckConstraint("expired >= 0", name="lot_expires_once"),
 )
 
 lot_window = sa.Table(
@@ -211,7 +210,8 @@ lot_window = sa.Table(
     _column("minimum", _quantity),
     _column("lent", _quantity),
     _column("taken", _quantity),
-    sa.CheckConstraint("taken BETWEEN 0 AND quota", name="lot_window_gives_its_quota_once"),
+    # The quotas of its windows are all that a lot holds: each is given once.
+    sa.CheckConstraint("taken BETWEEN 0 AND quota", name="lot_is_never_overdrawn"),
     sa.CheckConstraint(
         "own + carried + borrowed <= maximum", name="lot_window_gives_no_more_than_it_may"
     ),

@@ -129,7 +129,7 @@ async def test_the_database_refuses_an_overdrawn_lot_and_window(fresh_database_u
     owner = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
 
     for statement in (
-        "UPDATE lot SET pool = -1",
+        "UPDATE lot SET expired = -1",
         "UPDATE lot_window SET taken = quota + 1, lent = 0",
         "UPDATE lot_window SET own = maximum + 1",
         "UPDATE lot_window SET lent = taken + 1",

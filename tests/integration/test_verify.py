@@ -179,11 +179,6 @@ async def test_a_tally_its_fill_window_and_entry_changed_together_are_found(fres
         " WHERE channel = $1 AND lot = $2 AND number = $3",
         row["channel"], row["lot"], row["window_number"],
     )  # fmt: skip
-    await administrator.execute(
-        "UPDATE lot SET pool = pool + 1000 WHERE channel = $1 AND lot = $2",
-        row["channel"],
-        row["lot"],
-    )
 
     report = await verify(engine, shipped_catalog(), full=True, keep=False)
     await administrator.close()
