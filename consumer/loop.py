@@ -171,7 +171,7 @@ class Loop:
         records = []
         for record in chunk.records:
             found: Message | Rejected
-            headers = tuple(record.headers)
+            headers = tuple(record.headers) if record.headers else ()
             try:
                 found = decode(topic, record.value, headers)
             except Rejected as rejected:
@@ -179,9 +179,7 @@ class Loop:
                 found = rejected.with_traceback(None)
             clock = min(now, max(earliest, record.timestamp * 1_000))
             place = Place(number, record.offset)
-            records.append(
-                Record(place, clock, topic, record.key, record.value, tuple(record.headers), found)
-            )
+            records.append(Record(place, clock, topic, record.key, record.value, headers, found))
         return records
 
     async def _record(self, stretches: Sequence[Stretch], since: float) -> None:
@@ -234,27 +232,23 @@ class Loop:
         self, parts: Mapping[Held, Sequence[Stretch]], receipt: Receipt
     ) -> None:
         """Stop partitions where something is wrong at large: a bad release, a wrong topic."""
-        counted = {
-            held: [
-                record
-                for stretch in own
-                for record in stretch.records
-                if not (record.headers and _is_sent_again(record))
-            ]
-            for held, own in parts.items()
-        }
-        for held, records in counted.items():
-            topic = held.tp.topic
-            unreadable = sum([isinstance(record.found, Rejected) for record in records])
-            others = sum(
-                len(stretch.records)
-                for other, own in parts.items()
-                if other.tp.topic == topic
-                for stretch in own
-            ) - len(records)
-            # The books tell rejects by topic: so many at least are of this partition.
-            held.records_seen += len(records)
-            held.records_rejected += max(unreadable, receipt.outcomes[topic, "rejected"] - others)
+        for held, own in parts.items():
+            assert held.claim is not None
+            seen = sum([len(stretch.records) for stretch in own])
+            rejected = receipt.rejects_by_position[held.claim.number]
+            if rejected:
+                # Dead letters that somebody sends through again say nothing about the stream.
+                again = sum(
+                    [
+                        _is_sent_again(record)
+                        for stretch in own
+                        for record in stretch.records
+                        if record.headers
+                    ]
+                )
+                seen, rejected = seen - again, max(0, rejected - again)
+            held.records_seen += seen
+            held.records_rejected += rejected
             if held.records_seen < self._settings.breaker_records_min:
                 continue
             percent = 100 * held.records_rejected / held.records_seen

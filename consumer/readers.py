@@ -26,7 +26,7 @@ MEANT_BYTES_MAX = 200
 MINUTES_MAX, SECONDS_MAX = 10_000, 100_000
 _MINUTE_LENGTH = len("2024-01-01T00:00:")
 # Far enough within the calendar for any offset.
-_USUAL_INSTANTS = range(0, 100 * 366 * 86_400 * 1_000_000)
+_USUAL_INSTANTS = range(100 * 366 * 86_400 * 1_000_000)
 
 _BACKSLASH = ord("\\")
 

@@ -25,11 +25,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from consumer import metrics
 from consumer.brokers import kafka_options
 from consumer.clock import Clock
-from consumer.readers import decoder_for
 from consumer.health import Health
 from consumer.loop import Loop
 from consumer.partitions import Partitions
 from consumer.pump import MEBIBYTE
+from consumer.readers import decoder_for
 from consumer.relay import Relay
 from consumer.settings import BadSettings
 from consumer.watchdogs import Stuck, Watchdogs, watching_the_loop

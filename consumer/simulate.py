@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from consumer.embedded import embedded_postgres
 from consumer.envelopes import instant_from
 from consumer.readers import decoder_for
-from consumer.embedded import embedded_postgres
 from metering.errors import Rejected
 from metering.meter import Batch, Meter, Partition, Place, Record, Slice
 from metering.periods import moment_of

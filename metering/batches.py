@@ -73,11 +73,15 @@ class Receipt:
     notices: Counter[str] = field(default_factory=Counter)  # By kind.
     # Records that had waited, by what became of them.
     taken_up: Counter[str] = field(default_factory=Counter)
+    rejects_by_position: Counter[int] = field(default_factory=Counter)
 
     def add(self, other: Receipt) -> None:
         """Add what another batch came to."""
         self.late += other.late
-        for name in ("outcomes", "rejected", "booked", "returned", "notices", "taken_up"):
+        for name in (
+            "outcomes", "rejected", "booked", "returned", "notices", "taken_up",
+            "rejects_by_position",
+        ):  # fmt: skip
             getattr(self, name).update(getattr(other, name))
 
 
@@ -91,24 +95,29 @@ class Decode(Protocol):
 class Work:
     """One batch at work, between its records and the database."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], slices: Sequence[Slice]) -> None:
         self.records = records
+        self.slices = slices
         self._are_placed = False
         self.taking: Intake | None = None
+        self.readable: list[Record] = []  # Events and commands that come in time, or nearly …
+        self.unreadable: list[Record] = []  # … and what was rejected before it came here.
         self.rows: dict[Key, EventRow] = {}
+        self.claimants: dict[Key, int] = {}  # Which readable record claims each event.
         self.commands: dict[Key, tuple[Command, Place]] = {}
+        self.months: set[int] = set()  # Of the events that are claimed.
+        self.concerned: set[str] = set()  # The channels that readable records are about.
         self.events_claimed = 0
         self.not_claimed: set[Key] = set()
         self.not_commands: set[Key] = set()  # Claimed beside events that have their identity.
-        # The record that claims each event, and those events that were counted without more ado.
-        self.claimants: dict[Key, Record] = {}
-        self.plain: set[Key] = set()
-        self.plain_counts: Counter[tuple[int, str]] = Counter()  # By position and topic.
-        self.channels: set[str] = set()  # Those that got a row with this batch.
+        # Events of this batch that could not be counted without more ado.
+        self.special: set[Key] = set()
+        self.remembered: set[str] = set()  # Channels that got a row with this batch.
         self.originals: dict[Place, Record] = {}  # Of records that waited.
         self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
-        # The number of a partition in its topic, by that in the books.
-        self.partitions: dict[int, int] = {}
+        # The number of a partition in its topic, and the topic, by the number in the books.
+        self.partitions = {part.claim.number: part.claim.partition.partition for part in slices}
+        self.topics = {part.claim.number: part.claim.partition.topic for part in slices}
 
     @property
     def intake(self) -> Intake:
@@ -116,30 +125,29 @@ class Work:
         assert self.taking is not None
         return self.taking
 
-    def is_plain(self, record: Record, key: Key) -> bool:
-        """Say whether a record is an event that is certainly new: nearly all are."""
+    def is_plain(self, index: int, key: Key) -> bool:
+        """Say whether a readable record is an event that is certainly new: nearly all are."""
         return (
-            self.claimants.get(key) is record
+            self.claimants.get(key) == index
             and key not in self.intake.identities
             and key not in self.not_claimed
         )
 
-    def note_plain(self, record: Record, key: Key) -> None:
-        """Note that an event was counted without more ado."""
-        self.plain.add(key)
-        self.plain_counts[record.place.partition, record.topic] += 1
-
-    def recall(self, key: Key) -> None:
-        """Make an event known by its identity that was counted without more ado."""
-        if key in self.plain and key not in self.intake.identities:
-            message = self.claimants[key].found
-            assert isinstance(message, Count | Reading)
-            row = self.rows[key]
-            self.intake.identities[key] = Identity(
-                message, message.content, self.claimants[key].place, "applied", message.at,
-                message.product, row[9] or "", row[10], row[11],
-                is_countable=isinstance(message, Count),
-            )  # fmt: skip
+    def recall(self, key: Key, *, before: int) -> None:
+        """Make an event known by its identity that came before in this batch and was counted
+        without more ado.
+        """
+        place = self.claimants.get(key, before)
+        if place >= before or key in self.special or key in self.intake.identities:
+            return
+        record, row = self.readable[place], self.rows[key]
+        message = record.found
+        assert isinstance(message, Count | Reading)
+        self.intake.identities[key] = Identity(
+            message, message.content, record.place, "applied", message.at,
+            message.product, row[9] or "", row[10], row[11],
+            is_countable=isinstance(message, Count),
+        )  # fmt: skip
 
     def place_of(self, key: Key) -> Place | None:
         """Tell for which record of this batch an identity was claimed."""
@@ -180,13 +188,11 @@ class Work:
 
     def rejects(self) -> list[ledger_store.Reject]:
         """List the rejected records of the batch, those that had waited too."""
-        found = [
-            ledger_store.Reject(
-                record.place, None, record.found.reason, record.found.detail, was_parked=False
-            )
-            for record in self.records
-            if isinstance(record.found, Rejected)
-        ]
+        found = []
+        for record in self.unreadable:
+            assert isinstance(record.found, Rejected)
+            reason, detail = record.found.reason, record.found.detail
+            found.append(ledger_store.Reject(record.place, None, reason, detail, was_parked=False))
         for outcome in self.intake.effects.outcomes:
             if outcome.kind == "rejected":
                 arrival = outcome.arrival
@@ -213,17 +219,22 @@ class Work:
         )
         return Draft("dead_letters", record.key, record.value, (*record.headers, *added))
 
-    def account_for(self, slices: Sequence[Slice]) -> list[tuple[int, ...]]:
-        """Count what became of the offsets of each slice."""
-        counts = {part.claim.number: Counter[str]() for part in slices}
-        for record in self.records:
-            if isinstance(record.found, Rejected):
-                counts[record.place.partition]["rejected"] += 1
-        for (position, _), count in self.plain_counts.items():
-            counts[position]["applied"] += count
+    def count(self) -> None:
+        """Count what became of the offsets of each partition: what nothing else is said of was
+        counted without more ado.
+        """
+        self.counts = {number: Counter[str]() for number in self.partitions}
+        for record in self.unreadable:
+            self.counts[record.place.partition]["rejected"] += 1
         for outcome in self.intake.effects.outcomes:
             if not outcome.was_parked:
-                counts[outcome.arrival.place.partition][outcome.kind] += 1
+                self.counts[outcome.arrival.place.partition][outcome.kind] += 1
+        read = Counter([record.place.partition for record in self.records])
+        for number, records in read.items():
+            self.counts[number]["applied"] += records - self.counts[number].total()
+
+    def account_for(self) -> list[tuple[int, ...]]:
+        """Write down what became of the offsets of each slice."""
         return [
             (
                 part.claim.number,
@@ -231,29 +242,27 @@ class Work:
                 part.to_offset,
                 part.claim.epoch,
                 *(
-                    counts[part.claim.number][kind]
+                    self.counts[part.claim.number][kind]
                     for kind in ("applied", "duplicate", "parked", "rejected")
                 ),
             )
-            for part in slices
+            for part in self.slices
         ]
 
     def receipt(self) -> Receipt:
         """Sum up the batch."""
         receipt, effects = Receipt(), self.intake.effects
-        for (_, topic), count in self.plain_counts.items():
-            receipt.outcomes[topic, "applied"] += count
+        for part in self.slices:
+            counts = self.counts[part.claim.number]
+            for kind, records in counts.items():
+                receipt.outcomes[part.claim.partition.topic, kind] += records
+            receipt.rejects_by_position[part.claim.number] += counts["rejected"]
         for reject in self.rejects():
             receipt.rejected[reject.reason] += 1
-            if not reject.was_parked:
-                receipt.outcomes[self._record_at(reject.place).topic, "rejected"] += 1
         for outcome in effects.outcomes:
             receipt.late += outcome.is_late
             if outcome.was_parked:
                 receipt.taken_up[outcome.kind] += 1
-            elif outcome.kind != "rejected":
-                topic = self._record_at(outcome.arrival.place).topic
-                receipt.outcomes[topic, outcome.kind] += 1
         for _, entry, _ in effects.entries:
             side = receipt.booked if entry.quantity > 0 else receipt.returned
             side[entry.product, entry.fill.source] += abs(entry.quantity)

@@ -21,40 +21,41 @@ if TYPE_CHECKING:
     from metering.storage.event_store import Key
 
 
-def admit(records: Sequence[Record], rules: Rules) -> list[Record]:
-    """Pick the records that say something and come in time: the others need no identity."""
-    return [
-        record
-        for record in records
-        if not isinstance(record.found, Rejected)
-        and record.found.at <= record.clock + rules.ahead
-        and (isinstance(record.found, Command) or record.found.at >= record.clock - rules.horizon)
-    ]
+def sort_out(work: Work, catalog: Catalog) -> None:
+    """Sort the records of a batch, and write the claim of each identity once: of several copies,
+    for the one that was read first.
 
-
-def channels_of(admitted: Sequence[Record]) -> set[str]:
-    """Name the channels that these records are about."""
-    return {record.found.channel for record in admitted if not isinstance(record.found, Rejected)}
-
-
-async def claim(
-    driver: Any,
-    catalog: Catalog,
-    work: Work,
-    admitted: Sequence[Record],
-) -> None:
-    """Claim each identity once: of several copies in a batch, for the one that was read first."""
-    for record in admitted:
+    Records that come too early or too late need no identity: they are rejected in their turn.
+    """
+    rules, rows, claimants = catalog.rules, work.rows, work.claimants
+    row_for = event_store.row_maker(catalog)
+    for record in work.records:
         message = record.found
-        assert not isinstance(message, Rejected)
-        key = (message.channel, message.digest)
-        if key in work.rows or key in work.commands:
+        if isinstance(message, Rejected):
+            work.unreadable.append(record)
+            continue
+        index = len(work.readable)
+        work.readable.append(record)
+        at, is_command = message.at, isinstance(message, Command)
+        if at > record.clock + rules.ahead or (
+            at < record.clock - rules.horizon and not is_command
+        ):
+            continue
+        channel = message.channel
+        work.concerned.add(channel)
+        key = (channel, message.digest)
+        if key in rows or key in work.commands:
             continue
         if isinstance(message, Command):
             work.commands[key] = (message, record.place)
         else:
-            work.rows[key] = event_store.row_for(message, record.place, catalog)
-            work.claimants[key] = record
+            row = rows[key] = row_for(message, record.place)
+            claimants[key] = index
+            work.months.add(row[2])
+
+
+async def claim(driver: Any, work: Work) -> None:
+    """Claim the identities of a batch."""
     work.events_claimed = await event_store.claim_events(driver, list(work.rows.values()))
     await event_store.claim_commands(driver, work.commands.values())
 
@@ -64,7 +65,6 @@ async def look_up(
     rules: Rules,
     decode: Decode,
     work: Work,
-    admitted: Sequence[Record],
 ) -> None:
     """Find what is known of these identities, of events to take back, and of records that wait.
 
@@ -75,14 +75,14 @@ async def look_up(
     own = set(work.rows) | set(work.commands)
     targets = {
         (record.found.channel, record.found.target)
-        for record in admitted
-        if isinstance(record.found, Void)
+        for record in work.readable
+        if type(record.found) is Void
     }
     if work.events_claimed < len(work.rows):
         work.not_claimed = await event_store.not_claimed(driver)
     if work.rows:
         taking.identities.update(
-            await event_store.met_before(driver, _live_months(rules, admitted))
+            await event_store.met_before(driver, _live_months(rules, work.readable))
         )
     found, of_events = await event_store.find(driver, targets | set(work.commands))
     work.not_commands = work.commands.keys() & of_events
@@ -91,19 +91,19 @@ async def look_up(
         if identity.place != work.place_of(key):
             taking.identities[key] = identity
     registering = {
-        record.found.channel
-        for record in admitted
-        if isinstance(record.found, Command) and isinstance(record.found.order, Register)
+        message.channel
+        for message, _ in work.commands.values()
+        if isinstance(message.order, Register)
     }
     put_waiting(
         decode, work, await parked_store.find(driver, own | targets, registering=registering)
     )
 
 
-def _live_months(rules: Rules, admitted: Sequence[Record]) -> range:
+def _live_months(rules: Rules, records: Sequence[Record]) -> range:
     """Tell in which months an event may stand whose identity these records could share."""
-    first = event_store.month_of(min(record.clock for record in admitted) - rules.horizon)
-    last = event_store.month_of(max(record.clock for record in admitted) + rules.ahead)
+    first = event_store.month_of(min([record.clock for record in records]) - rules.horizon)
+    last = event_store.month_of(max([record.clock for record in records]) + rules.ahead)
     return range(first, last + 1)
 
 
@@ -143,13 +143,13 @@ async def keep(driver: Any, work: Work) -> None:
         # One that waited for its channel may go on waiting for its event.
         if taking.parked.get(channel, {}).get(digest) is parked:
             waiting.append((channel, digest, parked.arrival.message.at, work.waiting(parked)))
-    claimed = effects.released | work.rows.keys() | work.commands.keys()
-    gone = {key for key in claimed - stands - work.plain if key not in taking.identities}
+    claimed = effects.released | work.special | work.commands.keys()
+    gone = {key for key in claimed - stands if key not in taking.identities}
     # An identity that was let go may have been claimed again, at another time.
-    moved = {row[:2] for row in rewritten} & (effects.released | work.rows.keys())
+    moved = {row[:2] for row in rewritten} & (effects.released | work.special)
     months = {(*key, month) for key in gone | moved for month in work.months_of(key)}
     # Claimed in one month while another month, or a command, holds the identity: a conflict.
-    beside = work.rows.keys() - stands - work.plain - work.not_claimed - gone
+    beside = work.special - stands - work.not_claimed - gone
     months |= {(*key, work.rows[key][2]) for key in beside}
     await event_store.release(driver, months - {row[:3] for row in rewritten})
     await event_store.release_commands(driver, gone | (work.not_commands - stands))

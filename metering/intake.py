@@ -17,7 +17,7 @@ from metering.commands import Command, Register
 from metering.errors import Refused, Rejected
 from metering.events import Count, Reading, Void
 from metering.lifecycle import Happening
-from metering.periods import ONE_DAY, first_instant
+from metering.periods import ONE_DAY, day_of, first_instant
 from metering.quantities import quantity_of
 from metering.tallies import Counts, Readings, Report
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from metering.accounts import Account
     from metering.catalog import Catalog
+    from metering.events import Tariff
     from metering.settlement import Entry
 
 Message = Count | Reading | Void | Command
@@ -131,6 +132,7 @@ class Intake:
             str, dict[bytes, Parked]
         ] = {}  # By channel and identity, in order of arrival.
         self.effects = Effects()
+        self._priced: dict[tuple[Tariff, date], int] = {}
         self._late: dict[str, dict[tuple[str, date], list[Callable[[], None]]]] = {}
 
     @property
@@ -180,37 +182,44 @@ class Intake:
         Nearly all events go this way; it does what `take` does for them, at a third of its cost.
         `row` is the record of the event as it was claimed.
         """
-        account = self.accounts.get(event.channel)
-        if account is None or event.channel in self.parked:
+        channel, at = event.channel, event.at
+        account = self.accounts.get(channel)
+        if account is None or channel in self.parked:
             return False
-        on = account.day_of(event.at)
+        on = day_of(at, account.time_zone)
         if on < account.open_from:
             return False
         if type(event) is Count:
-            quantity, kind = quantity_of(event.units), ""
-            if event.tariff is not None:
-                pu = self.catalog.pu_of(event.tariff, on)
-                # Prices may have changed between the day in UTC and the channel's own.
-                if pu is None or pu * event.units != row[10]:
-                    return False
-                quantity, kind = pu * event.units, event.tariff.kind
-            books = account.books_of(event.product)
+            _, _, _, _, product, units, tariff = event
+            quantity = row[10]
+            # Prices may have changed between the day in UTC and the channel's own.
+            if tariff is not None and self._pu_of(tariff, on) * units != quantity:
+                return False
+            books = account.books.get(product) or account.books_of(product)
             assert isinstance(books.tallies, Counts)
-            books.tallies.add(on, kind, quantity, row[11])
+            books.tallies.add(on, row[9] or "", quantity, row[11])
             books.grow(on, quantity)
         elif type(event) is Reading:
             books = account.books_of(event.product)
             assert isinstance(books.tallies, Readings)
-            report = Report(event.at, event.level)
             raised = books.tallies.raised(event.person, event.level, on, account.cycle_on(on))
+            report = Report(at, event.level)
             books.tallies.report(
                 event.person, report, on=on, counts_on=on, open_from=account.open_from
             )
             books.grow(on, quantity_of(raised))
         else:
             return False
-        self.effects.touched.add(event.channel)
+        self.effects.touched.add(channel)
         return True
+
+    def _pu_of(self, tariff: Tariff, on: date) -> int:
+        """Look up a price as often as there are tariffs and days; -1 where there is none."""
+        pu = self._priced.get((tariff, on))
+        if pu is None:
+            found = self.catalog.pu_of(tariff, on)
+            pu = self._priced[tariff, on] = -1 if found is None else found
+        return pu
 
     def _admit(self, arrival: Arrival) -> None:
         message, rules = arrival.message, self.catalog.rules

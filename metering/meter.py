@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 
 from metering import claims, intake, statements
 from metering.batches import Batch, Decode, Receipt, Record, Work
-from metering.commands import Command
 from metering.errors import Rejected
 from metering.events import Void
 from metering.intake import Arrival, Intake, Place
@@ -30,7 +29,7 @@ from metering.storage.database import describe, driver_of, is_about_a_value, tra
 from metering.storage.position_store import Claim, Partition, Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -115,12 +114,9 @@ class Meter:
             return await self._record(batch._replace(records=[alone]), now)
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
-        admitted = claims.admit(batch.records, self._catalog.rules)
-        await self._ensure_months(admitted)
-        work = Work(batch.records)
-        work.partitions = {
-            part.claim.number: part.claim.partition.partition for part in batch.slices
-        }
+        work = Work(batch.records, batch.slices)
+        claims.sort_out(work, self._catalog)
+        await self._ensure_months(work.months)
         try:
             async with transaction(self._engine) as connection:
                 await position_store.advance(connection, batch.slices)
@@ -129,12 +125,13 @@ class Meter:
                 if now is not None:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
-                await claims.claim(driver, self._catalog, work, admitted)
-                await self._open_accounts(driver, work, claims.channels_of(admitted))
-                await claims.look_up(driver, self._catalog.rules, self._decode, work, admitted)
+                await claims.claim(driver, work)
+                await self._open_accounts(driver, work)
+                await claims.look_up(driver, self._catalog.rules, self._decode, work)
                 self._take_in(work)
+                work.count()
                 await self._keep(driver, work)
-                await position_store.keep_account(driver, work.account_for(batch.slices))
+                await position_store.keep_account(driver, work.account_for())
         except BaseException:
             # What was loaded has been worked on, and nobody knows whether that stands.
             self._forget(work)
@@ -148,7 +145,7 @@ class Meter:
 
         Cycles close up to `closing_clock`; without it, as far as every partition has been read.
         """
-        work = Work(())
+        work = Work((), ())
         try:
             async with transaction(self._engine) as connection:
                 if closing_clock is None:
@@ -185,12 +182,7 @@ class Meter:
 
     # The steps of a batch, in their order
 
-    async def _ensure_months(self, admitted: Iterable[Record]) -> None:
-        months = {
-            event_store.month_of(record.found.at)
-            for record in admitted
-            if not isinstance(record.found, Command | Rejected)
-        }
+    async def _ensure_months(self, months: set[int]) -> None:
         missing = months - self._months
         if missing:
             # Apart from the batch: making a table waits for those who read the others.
@@ -200,10 +192,10 @@ class Meter:
                     await event_store.ensure_month(driver, month)
             self._months |= missing
 
-    async def _open_accounts(self, driver: Any, work: Work, channels: Collection[str]) -> None:
-        unknown = {channel for channel in channels if channel not in self._known_channels}
-        versions = await account_store.lock(driver, channels, unknown=unknown)
-        work.channels = unknown
+    async def _open_accounts(self, driver: Any, work: Work) -> None:
+        unknown = work.concerned - self._known_channels
+        versions = await account_store.lock(driver, work.concerned, unknown=unknown)
+        work.remembered = unknown
         await self._load_accounts(driver, work.intake, versions)
 
     async def _load_accounts(
@@ -225,26 +217,27 @@ class Meter:
             for account in accounts.values():
                 if taking.is_behind(account):
                     taking.catch_up(account.channel, 0)
-        for record in work.records:
-            found = record.found
-            if isinstance(found, Rejected):
-                continue
-            key = (found.channel, found.digest)
+        is_batch = not taking.follows_records
+        for index, record in enumerate(work.readable):
+            message = record.found
+            assert not isinstance(message, Rejected)
+            key = (message.channel, message.digest)
             if (
-                not taking.follows_records
-                and work.is_plain(record, key)
-                and taking.take_plain(found, work.rows[key])
+                is_batch
+                and work.is_plain(index, key)
+                and taking.take_plain(message, work.rows[key])
             ):
-                work.note_plain(record, key)
                 continue
             # A copy, or a void, asks what is known of an event of this very batch.
-            work.recall(key)
-            if isinstance(found, Void):
-                work.recall((found.channel, found.target))
-            if taking.follows_records:
+            work.recall(key, before=index)
+            if isinstance(message, Void):
+                work.recall((message.channel, message.target), before=index)
+            if key in work.rows:
+                work.special.add(key)
+            if not is_batch:
                 # With clocks of their own, what is due by a record's clock happens before it.
-                taking.catch_up(found.channel, record.clock)
-            taking.take(Arrival(record.place, record.clock, found))
+                taking.catch_up(message.channel, record.clock)
+            taking.take(Arrival(record.place, record.clock, message))
         for channel in taking.effects.touched & accounts.keys():
             taking.settle(accounts[channel], None)
 
@@ -288,7 +281,7 @@ class Meter:
 
     def _finish(self, work: Work) -> Receipt:
         """Keep the accounts for the next batch, now that it is certain how they stand."""
-        self._known_channels |= work.channels
+        self._known_channels |= work.remembered
         if len(self._known_channels) > ACCOUNTS_KEPT_MAX:
             self._known_channels.clear()
         self._accounts.update(work.intake.accounts)

@@ -7,6 +7,7 @@ of the stored contacts, or of each person's seat, which is held once or not at a
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.quantities import quantity_of
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from datetime import date
 
 
-class Sum(NamedTuple):
-    """What one kind came to on one day."""
+@dataclass(slots=True)
+class Sum:
+    """What one kind came to on one day. Moves on with each use: to make a new one costs more."""
 
-    quantity: int
-    messages: int
+    quantity: int = 0
+    messages: int = 0
 
 
 class Counts:
@@ -39,27 +41,29 @@ class Counts:
 
     def add(self, day: date, kind: str, quantity: int, messages: int) -> None:
         """Add to the sum of a day; what a void takes back is negative."""
-        before = self.by_day.get(day, {}).get(kind, _NOTHING)
-        after = Sum(before.quantity + quantity, before.messages + messages)
-        assert after.quantity >= 0 <= after.messages
-        self.put(day, kind, after)
-        self.changed[day, kind] = after
+        kinds = self.by_day.get(day)
+        if kinds is None:
+            kinds = self.by_day[day] = {}
+        total = kinds.get(kind)
+        if total is None:
+            total = kinds[kind] = Sum()
+        total.quantity += quantity
+        total.messages += messages
+        assert total.quantity >= 0 <= total.messages
+        self.totals[day] = self.totals.get(day, 0) + quantity
+        self.changed[day, kind] = total
 
     def put(self, day: date, kind: str, total: Sum) -> None:
         """Set the sum of a kind on a day."""
         kinds = self.by_day.setdefault(day, {})
-        self.totals[day] = (
-            self.totals.get(day, 0) + total.quantity - kinds.get(kind, _NOTHING).quantity
-        )
+        before = kinds[kind].quantity if kind in kinds else 0
+        self.totals[day] = self.totals.get(day, 0) + total.quantity - before
         kinds[kind] = total
 
     def forget_before(self, day: date) -> None:
         """Let go of the days that are closed."""
         self.by_day = {kept: kinds for kept, kinds in self.by_day.items() if kept >= day}
         self.totals = {kept: total for kept, total in self.totals.items() if kept >= day}
-
-
-_NOTHING = Sum(0, 0)
 
 
 class Report(NamedTuple):

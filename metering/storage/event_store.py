@@ -9,15 +9,16 @@ from metering.catalog import PRODUCTS
 from metering.events import Count, Reading, Void
 from metering.intake import Identity, Place
 from metering.periods import HOUR, day_of, moment_of
-from metering.quantities import quantity_of
+from metering.quantities import THOUSAND, quantity_of
 from metering.storage import database
 from metering.storage.tables import command, event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from metering.catalog import Catalog
     from metering.commands import Command
+    from metering.events import Tariff
 
 DAY = 24 * HOUR
 
@@ -90,29 +91,38 @@ def _month_of_day(number: int) -> int:
     return moment.year * 12 + moment.month - 1
 
 
-def row_for(message: Count | Reading | Void, place: Place, catalog: Catalog) -> EventRow:
-    """Write the record of an event as it will stand if it is applied on its own day."""
-    kind: str | None = None
-    product, quantity, messages, person = VOID_CODE, 0, 0, None
-    if isinstance(message, Count):
-        product, quantity = _CODES[message.product], quantity_of(message.units)
-        if message.tariff is not None:
-            # The day in UTC, as the zone is not known yet; put right where prices change between
-            # the two.
-            pu = catalog.pu_of(message.tariff, day_of(message.at, "UTC")) or 0
-            kind, quantity, messages = message.tariff.kind, pu * message.units, message.units
-    elif isinstance(message, Reading):
-        product, quantity, person = (
-            _CODES[message.product],
-            quantity_of(message.level),
-            message.person or None,
-        )
-    else:
-        person = message.target
-    return (
-        message.channel, message.digest, month_of(message.at), message.content, message.at, *place,
-        APPLIED, product, kind, quantity, messages, person, None,
-    )  # fmt: skip
+def row_maker(catalog: Catalog) -> Callable[[Count | Reading | Void, Place], EventRow]:
+    """Make what writes the record of an event as it will stand if it is applied on its own day."""
+    priced: dict[tuple[Tariff, int], int] = {}  # By tariff and day in UTC.
+
+    def write(message: Count | Reading | Void, place: Place) -> EventRow:
+        at = message.at
+        number, offset = place
+        kind: str | None = None
+        code, quantity, messages, person = VOID_CODE, 0, 0, None
+        if type(message) is Count:
+            _, _, _, _, product, units, tariff = message
+            code, quantity = _CODES[product], units * THOUSAND
+            if tariff is not None:
+                # The day in UTC, as the zone is not known yet; put right where prices change
+                # between the two.
+                pu = priced.get((tariff, at // DAY))
+                if pu is None:
+                    pu = catalog.pu_of(tariff, day_of(at, "UTC")) or 0
+                    priced[tariff, at // DAY] = pu
+                kind, quantity, messages = tariff.kind, pu * units, units
+        elif type(message) is Reading:
+            code, quantity = _CODES[message.product], message.level * THOUSAND
+            person = message.person or None
+        else:
+            assert isinstance(message, Void)
+            person = message.target
+        return (
+            message.channel, message.digest, _month_of_day(at // DAY), message.content, at, number,
+            offset, APPLIED, code, kind, quantity, messages, person, None,
+        )  # fmt: skip
+
+    return write
 
 
 def row_as_standing(identity: Identity) -> EventRow:

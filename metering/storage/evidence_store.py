@@ -246,7 +246,8 @@ _LEDGER = (
         """,
     ),
     Fault(
-        "{channel}: {expired} of lot {lot} expired; what is booked leaves {rest}, with {over} expired",
+        "{channel}: {expired} of lot {lot} expired; what is booked leaves {rest}, with {over} "
+        "expired",
         """
         SELECT channel, lot, l.expired, rest, over FROM lot AS l FULL JOIN (
             SELECT channel, lot, sum(quantity) AS over FROM fill

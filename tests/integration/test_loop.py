@@ -86,6 +86,7 @@ class FakeMeter:
         for record in batch.records:
             is_rejected = isinstance(record.found, Rejected)
             receipt.outcomes[record.topic, "rejected" if is_rejected else "applied"] += 1
+            receipt.rejects_by_position[record.place.partition] += is_rejected
         return receipt
 
     async def mark_read(self, claims, *, read_up_to):

@@ -53,6 +53,7 @@ def an_account(*lots, plan="enterprise"):
         account.lots[lot.lot] = lot
         lot.changed.clear()
     account.unsaved.lots.clear()
+    account.unsaved.windows.clear()
     return account
 
 
@@ -682,7 +683,7 @@ def test_a_draw_moves_the_window_that_gives_and_the_one_it_is_taken_from():
     assert lot.windows[0] == Window(borrowed=30_000)
     assert lot.windows[1] == Window(lent=30_000, taken=30_000)
     assert lot.changed == {0, 1}
-    assert account.unsaved.lots == {"l-1"}
+    assert account.unsaved.windows == {"l-1"}
     assert lot.pool == 1_170_000
 
 
