@@ -71,7 +71,8 @@ class Standing(NamedTuple):
     pool: int  # Of all valid lots that have one pool.
 
 
-class DayPour(NamedTuple):
+@dataclass(slots=True)
+class DayPour:
     """One day after it was poured."""
 
     on: date
@@ -150,6 +151,15 @@ class Books:
             None  # The first day that was poured since thresholds were looked at.
         )
         self.usage_cache: tuple[object, dict[date, int]] | None = None
+
+    def is_settled(self, today: date) -> bool:
+        """Say whether there is nothing to pour, and nothing that people may have to hear of."""
+        return (
+            not self.growth
+            and self.dirty_from is None
+            and self.poured_through == today
+            and self.unlooked_from is None
+        )
 
     def touch(self, day: date) -> None:
         """Note that something changed on a day."""

@@ -467,10 +467,15 @@ class Intake:
         """Pour what changed, and tell what people should hear of it."""
         today = account.settled_on
         assert today is not None
-        self._count_late(account, place)
-        for product in list(account.books):
+        if account.channel in self._late:
+            self._count_late(account, place)
+        for product, books in list(account.books.items()):
+            if books.is_settled(today):
+                continue
             self._settle(account, product, place)
-            self._tell(account, notices.look(account, self.catalog, product, today=today), today)
+            if books.unlooked_from is not None:
+                news = notices.look(account, self.catalog, product, today=today)
+                self._tell(account, news, today)
 
     def _put_late(
         self, account: Account, product: str, original_on: date, count: Callable[[], None]

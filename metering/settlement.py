@@ -101,8 +101,7 @@ def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[E
     for key in sorted(fills) if len(fills) > 1 else fills:
         total = pour.fills[key] = pour.fills.get(key, 0) + fills[key]
         entries.append(Entry(product, tip.on, key, fills[key], total, original_on))
-    after = _standing(tip.state, tip.lots, tip.burns)
-    books.days[tip.on] = pour._replace(after=after)
+    pour.after = _standing(tip.state, tip.lots, tip.burns)
     return entries
 
 

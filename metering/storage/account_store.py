@@ -25,7 +25,7 @@ from metering.storage.tables import level, lot, lot_window, reading, reservation
 from metering.tallies import Counts, Person, Readings, Report, Sum
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date
 
     from metering.catalog import Catalog
@@ -190,27 +190,16 @@ async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> No
         for account in accounts
     ]  # fmt: skip
     await driver.execute(_SAVE, *zip(*rows, strict=True))
-    await database.insert(
-        driver, setting, [row for account in accounts for row in _setting_rows(account)]
-    )
-    await database.upsert(driver, lot, (row for account in accounts for row in _lot_rows(account)))
-    await database.upsert(
-        driver, lot_window, (row for account in accounts for row in _window_rows(account))
-    )
-    await database.upsert(
-        driver, reservation, (row for account in accounts for row in _reservation_rows(account))
-    )
-    await database.upsert(
-        driver, tally, (row for account in accounts for row in _tally_rows(account))
-    )
-    await database.upsert(
-        driver, reading, (row for account in accounts for row in _reading_rows(account))
-    )
-    await database.upsert(
-        driver, level, (row for account in accounts for row in _level_rows(account))
-    )
+    changes = Changes()
     for account in accounts:
-        _note_saved(account)
+        changes.take(account)
+    await database.insert(driver, setting, changes.settings)
+    await database.upsert(driver, lot, changes.lots)
+    await database.upsert(driver, lot_window, changes.windows)
+    await database.upsert(driver, reservation, changes.reservations)
+    await database.upsert(driver, tally, changes.tallies)
+    await database.upsert(driver, reading, changes.readings)
+    await database.upsert(driver, level, changes.levels)
 
 
 def _account(row: Any) -> Account:
@@ -308,77 +297,65 @@ def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
     return burn
 
 
-def _setting_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for name, of, value in account.unsaved.settings:
-        yield (
-            account.channel,
-            name,
-            of,
-            value.sequence,
-            value.at,
-            value.on,
-            orjson.dumps(value.value).decode(),
-        )
+class Changes:
+    """What changed of some accounts, as rows of their tables."""
 
+    def __init__(self) -> None:
+        self.settings: list[tuple[object, ...]] = []
+        self.lots: list[tuple[object, ...]] = []
+        self.windows: list[tuple[object, ...]] = []
+        self.reservations: list[tuple[object, ...]] = []
+        self.tallies: list[tuple[object, ...]] = []
+        self.readings: list[tuple[object, ...]] = []
+        self.levels: list[tuple[object, ...]] = []
 
-def _lot_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for name in account.unsaved.lots:
-        held = account.lots[name]
-        yield (
-            account.channel, held.lot, held.product.name, held.quota, held.starts_on, held.ends_on,
-            held.month_price, held.price, held.is_refunded, held.has_started, held.has_ended,
-            held.expiring_told, held.expired,
-        )  # fmt: skip
-
-
-def _window_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for name in account.unsaved.windows:
-        held = account.lots[name]
-        for number in sorted(held.changed):
-            window = held.windows[number]
-            yield (
-                account.channel, held.lot, number, held.starts[number], held.quota, held.maximum,
-                window.own, window.carried, window.borrowed, window.minimum, window.lent,
-                window.taken,
-            )  # fmt: skip
-
-
-def _reservation_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for name in account.unsaved.reservations:
-        made = account.reservations[name]
-        yield (
-            account.channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on,
-            made.state
-        )  # fmt: skip
-
-
-def _tally_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for product, books in account.books.items():
-        if isinstance(books.tallies, Counts):
-            for (day, kind), total in books.tallies.changed.items():
-                yield account.channel, product, day, kind, total.quantity, total.messages
-
-
-def _reading_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for product, books in account.books.items():
-        if isinstance(books.tallies, Readings):
-            for (person, day), (peak, last) in books.tallies.changed.items():
+    def take(self, account: Account) -> None:
+        """Take what changed of an account: from then on it counts as written."""
+        self._take_decisions(account)
+        channel = account.channel
+        for name in account.unsaved.windows:
+            held = account.lots[name]
+            for number in sorted(held.changed):
+                window = held.windows[number]
+                self.windows.append((
+                    channel, held.lot, number, held.starts[number], held.quota, held.maximum,
+                    window.own, window.carried, window.borrowed, window.minimum, window.lent,
+                    window.taken,
+                ))  # fmt: skip
+            held.changed.clear()
+        account.unsaved = type(account.unsaved)()
+        for product, books in account.books.items():
+            tallies = books.tallies
+            if isinstance(tallies, Counts):
+                for (day, kind), total in tallies.changed.items():
+                    row = (channel, product, day, kind, total.quantity, total.messages)
+                    self.tallies.append(row)
+                tallies.changed.clear()
+                continue
+            for (person, day), (peak, last) in tallies.changed.items():
                 last_at, last_level = last if last is not None else (None, None)
-                yield account.channel, product, person, day, peak, last_at, last_level
+                self.readings.append((channel, product, person, day, peak, last_at, last_level))
+            tallies.changed.clear()
+            for person, report in tallies.changed_before.items():
+                self.levels.append((channel, product, person, report.at, report.level))
+            tallies.changed_before.clear()
 
-
-def _level_rows(account: Account) -> Iterable[tuple[object, ...]]:
-    for product, books in account.books.items():
-        if isinstance(books.tallies, Readings):
-            for person, report in books.tallies.changed_before.items():
-                yield account.channel, product, person, report.at, report.level
-
-
-def _note_saved(account: Account) -> None:
-    for name in account.unsaved.windows:
-        account.lots[name].changed.clear()
-    account.unsaved = type(account.unsaved)()
-    for books in account.books.values():
-        books.tallies.changed.clear()
-        if isinstance(books.tallies, Readings):
-            books.tallies.changed_before.clear()
+    def _take_decisions(self, account: Account) -> None:
+        channel, unsaved = account.channel, account.unsaved
+        for value_name, of, value in unsaved.settings:
+            text = orjson.dumps(value.value).decode()
+            row = (channel, value_name, of, value.sequence, value.at, value.on, text)
+            self.settings.append(row)
+        for name in unsaved.lots:
+            held = account.lots[name]
+            self.lots.append((
+                channel, held.lot, held.product.name, held.quota, held.starts_on, held.ends_on,
+                held.month_price, held.price, held.is_refunded, held.has_started, held.has_ended,
+                held.expiring_told, held.expired,
+            ))  # fmt: skip
+        for name in unsaved.reservations:
+            made = account.reservations[name]
+            self.reservations.append((
+                channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on,
+                made.state,
+            ))  # fmt: skip

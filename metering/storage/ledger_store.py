@@ -41,21 +41,11 @@ async def append(
     for channel, line, place in entries:
         account = accounts[channel]
         account.entries += 1
+        product, on, filled, quantity, total, original_on = line
         position, offset = place if place is not None else (None, None)
-        lines.append(
-            (
-                channel,
-                account.entries,
-                line.product,
-                line.on,
-                *line.fill,
-                line.quantity,
-                line.original_on,
-                position,
-                offset,
-            )
-        )
-        sums[channel, line.product, line.on, *line.fill] = line.total
+        what = (product, on, *filled)
+        lines.append((channel, account.entries, *what, quantity, original_on, position, offset))
+        sums[(channel, *what)] = total
     await database.insert(driver, entry, lines)
     await database.upsert(driver, fill, [(*key, total) for key, total in sums.items()])
 
