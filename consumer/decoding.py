@@ -110,7 +110,9 @@ OrderReader: TypeAlias = "Callable[[Fields, Vocabulary], Order]"
 def decode(
     topic_class: str, value: bytes | None, headers: Headers, vocabulary: Vocabulary
 ) -> Decoded:
-    """Decode a record of a `usage` or `commands` topic. Raises Rejected and nothing else."""
+    """Decode a record of a topic of `usage`, of `commands` or of `others`. Raises Rejected and
+    nothing else.
+    """
     attributes = attributes_of(value, headers)
     stamp = _stamp_of(attributes)
     home, reader = _READERS.get(stamp[0], _NOWHERE)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr
 
 from consumer import reports
+from consumer.settings import postgres_url
 from consumer.terminal import (
     FINDING,
     WRONG_USAGE,
@@ -53,6 +55,11 @@ def simulate(
     end = None
     if as_of is not None and (end := instant_from(as_of)) is None:
         raise Stop("--as-of must be a time with an offset, like 2025-01-01T00:00:00Z", WRONG_USAGE)
+    if database is not None:
+        try:
+            postgres_url(SecretStr(database))
+        except ValueError as error:
+            raise Stop(f"--database {error}", WRONG_USAGE) from None
     try:
         lines = simulation.read_scenario(file)
         books = run(
@@ -65,6 +72,8 @@ def simulate(
         )
     except simulation.WrongScenario as error:
         raise Stop(str(error), WRONG_USAGE) from None
+    except UnicodeDecodeError:
+        raise Stop(f"{file} is no text in UTF-8", WRONG_USAGE) from None
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}", WRONG_USAGE) from None
     except EmbeddedServerUnavailable as error:

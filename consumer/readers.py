@@ -10,9 +10,12 @@ import msgspec
 
 from consumer.decoding import Meaning, Vocabulary, decode, said
 from consumer.envelopes import TEXT_LENGTH_MAX, VALUE_BYTES_MAX, instant_from
+from consumer.settings import USAGE_TOPICS
 from metering.events import Count, Reading, digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from consumer.envelopes import Headers
     from metering.catalog import Catalog
     from metering.intake import Message
@@ -49,7 +52,9 @@ class _Envelope(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=Tru
     tracestate: str = ""
 
 
-def decoder_for(catalog: Catalog, *, commands_topic: str) -> Decode:
+def decoder_for(
+    catalog: Catalog, *, commands_topic: str, usage_topics: Collection[str] = USAGE_TOPICS
+) -> Decode:
     """Make the function that reads records of any topic as a catalog understands them."""
     vocabulary = Vocabulary.of(catalog)
     parse = msgspec.json.Decoder(_Envelope).decode
@@ -57,8 +62,9 @@ def decoder_for(catalog: Catalog, *, commands_topic: str) -> Decode:
     instant_of = _Instants().of
 
     def read(topic: str, value: bytes | None, headers: Headers) -> Message:
-        if topic == commands_topic:
-            return decode("commands", value, headers, vocabulary)
+        if topic not in usage_topics:
+            home = "commands" if topic == commands_topic else "others"
+            return decode(home, value, headers, vocabulary)
         # Escapes can hide a NUL; headers can hold the attributes.
         if headers or value is None or len(value) > VALUE_BYTES_MAX or _BACKSLASH in value:
             return decode("usage", value, headers, vocabulary)

@@ -95,7 +95,9 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
     """Read the topics into the books until `stop` is set, then finish what was begun and leave."""
     metrics.prepare(settings.topics)
     catalog = settings.read_catalog()
-    decode = decoder_for(catalog, commands_topic=settings.commands_topic)
+    decode = decoder_for(
+        catalog, commands_topic=settings.commands_topic, usage_topics=settings.usage_topics
+    )
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(_books(settings))
         cluster_id = await _cluster_id(settings)

@@ -32,6 +32,8 @@ FILE_SUFFIX = "_FILE"
 _QUOTED_CHARACTERS_MAX = 40
 _PORT_MAX = 65_535
 
+USAGE_TOPICS = ("usage.mu", "usage.seat", "usage.workflow", "usage.message")
+
 
 class BadSettings(Exception):
     """The settings cannot be used; `problems` holds one sentence for each reason."""
@@ -64,7 +66,8 @@ def _is_port(text: str, *, lowest: int = 1) -> bool:
     return text.isascii() and text.isdigit() and lowest <= int(text) <= _PORT_MAX
 
 
-def _postgres_url(url: SecretStr) -> SecretStr:
+def postgres_url(url: SecretStr) -> SecretStr:
+    """Hold a database URL against its form. Raises ValueError."""
     # Nothing of the URL may get into a message: it holds a password.
     scheme = url.get_secret_value().partition("://")[0]
     try:
@@ -99,7 +102,7 @@ class Settings(BaseSettings):
     kafka_tls_key: SecretStr | None = None
 
     # Where the books are.
-    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)]
+    database_url: Annotated[SecretStr, AfterValidator(postgres_url)]
     database_schema: SqlName = "lotmeter"
     # Roles that `migrate` grants to: who meters, and who only looks.
     database_app_role: SqlName | None = None
@@ -108,10 +111,7 @@ class Settings(BaseSettings):
     # What is read and written.
     group: Text = "lotmeter"
     usage_topics: Annotated[tuple[Topic, ...], BeforeValidator(_split), Field(min_length=1)] = (
-        "usage.mu",
-        "usage.seat",
-        "usage.workflow",
-        "usage.message",
+        USAGE_TOPICS
     )
     commands_topic: Topic = "billing.commands"
     notices_topic: Topic = "billing.notices"

@@ -235,7 +235,7 @@ class _Proof:
                     f" {done[kind, at, content]} took effect as they were read"
                 )
         for row in self.rows["setting"]:
-            on = day_of(row["at"], self.zone) if row["sequence"] else date.min
+            on = self._set_on(row)
             of = row["of"] if row["name"] in ("renew", "quantity") else ""
             if row["on_day"] != on or (of and of not in self.lots and of not in self.reservations):
                 yield (
@@ -289,6 +289,19 @@ class _Proof:
                     if row["content"] == _content_of(kind, row["at"], name)
                 ]
                 yield kind, ats[0] if ats else ALWAYS, name, (name,)
+
+    def _set_on(self, row: Any) -> date:
+        """Tell on which day a value was set: a lot that the clock bought has its flag from its
+        first day on, also where the zone left that day out.
+        """
+        if not row["sequence"]:
+            return date.min
+        lot = self.lots.get(row["of"]) if row["name"] == "renew" else None
+        if lot is not None and self._is_of_clock(row["of"]):
+            starts_on: date = lot["starts_on"]
+            if row["at"] == first_instant(starts_on, self.zone):
+                return starts_on
+        return day_of(row["at"], self.zone)
 
     def _is_of_clock(self, lot: str) -> bool:
         return "~" in lot or lot in self.reservations

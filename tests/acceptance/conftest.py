@@ -24,6 +24,8 @@ def simulated(database_url, tmp_path) -> Callable[..., Awaitable[Books]]:
             as_of=instant_from(instant(as_of)),
             database_url=database_url,
         )
+        # Each simulation proves its books.
+        assert not simulation.differences
         return Books(simulation.document)
 
     return run

@@ -323,6 +323,23 @@ async def test_a_trial_whose_end_is_moved_runs_again_from_the_day_of_that_comman
     assert books.lots() == ["l-1", "l-3"]
 
 
+async def test_what_is_due_on_a_day_that_the_zone_left_out_happens_on_it(simulated):
+    lines = [
+        registered(
+            "2011-12-20T12:00:00Z",
+            plan="trial",
+            time_zone="Pacific/Apia",
+            billing_day=20,
+            trial_ends_on="2011-12-30",
+        ),
+        scheduled("2011-12-21T12:00:00Z", "pu", 100),
+    ]
+
+    books = await simulated(*lines, as_of="2011-12-30T10:00:00Z")
+
+    assert books.lot("l-1")["starts_on"] == "2011-12-30"
+
+
 async def test_the_end_of_a_trial_counts_only_while_the_plan_is_trial(simulated):
     lines = [
         registered(START, plan="enterprise", trial_ends_on="2024-01-10"),

@@ -83,7 +83,7 @@ def outcome(read, *arguments):
 
 
 def assert_read_alike(read, topic, value, headers=()):
-    kind = "commands" if topic == "billing.commands" else "usage"
+    kind = {"billing.commands": "commands", "usage.mu": "usage"}.get(topic, "others")
     wanted = outcome(decode, kind, value, headers, VOCABULARY)
     # Twice, as what was seen before is read in another way.
     assert [outcome(read, topic, value, headers) for _ in range(2)] == [wanted] * 2
@@ -95,12 +95,21 @@ def read():
 
 
 @pytest.mark.parametrize(("kind", "data"), DATA)
-@pytest.mark.parametrize("topic", ["usage.mu", "billing.commands"])
+@pytest.mark.parametrize("topic", ["usage.mu", "billing.commands", "billing.notices"])
 def test_every_type_is_read_alike_with_any_attributes_and_times(read, topic, kind, data):
     for attributes in ATTRIBUTES:
         for time in TIMES:
             event = {**USUAL, "type": kind, "data": data, "time": time, **attributes}
             assert_read_alike(read, topic, json.dumps(event).encode())
+
+
+@pytest.mark.parametrize("kind", ["workflow.executed", "channel.changed"])
+def test_nothing_belongs_on_a_topic_that_is_neither_of_usage_nor_of_commands(read, kind):
+    event = {**USUAL, "type": kind, "data": {"actions": 3, "plan": "growth"}}
+
+    reason, _ = outcome(read, "billing.notices", json.dumps(event).encode(), ())
+
+    assert reason == "wrong_topic"
 
 
 @pytest.mark.parametrize(
