@@ -4,6 +4,7 @@ usage.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -15,10 +16,8 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from consumer import inspecting, operating, ordering
 from consumer.settings import BadSettings
-from consumer.terminal import FINDING, WRONG_USAGE, Stop
+from consumer.terminal import FINDING, INTERRUPTED, WRONG_USAGE, Stop
 from metering.errors import BadCatalog, MeteringError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="lotmeter",
@@ -48,6 +47,8 @@ app.add_typer(ordering.channel, name="channel")
 
 def main() -> NoReturn:
     """Run the command line."""
+    # The one line that says what to do is enough; what libraries log is for the log of run.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         status = typer.main.get_command(app).main(standalone_mode=False)
     except NoArgsIsHelpError as error:

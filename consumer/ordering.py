@@ -1,104 +1,74 @@
-"""Commands that ask the books for something: lots, reservations, limits, channels. They publish,
-and can wait.
-"""
+"""Commands that ask the books for something: lots, reservations, limits, channels."""
 
 from __future__ import annotations
 
-from datetime import date
-from decimal import Decimal
-from secrets import token_hex
 from typing import Annotated, Any
 
-import orjson
 import typer
 
-from consumer import reports
-from consumer.answers import answers_to
-from consumer.sending import Outgoing, send
-from consumer.terminal import (
-    WRONG_USAGE,
-    ChannelArgument,
-    Stop,
-    catalog_of,
-    day_from,
-    print_json,
-    run,
-    settings_for,
-)
-from consumer.wall_clock import now_instant
+from consumer.asking import Manner, Wish, ask, buy
+from consumer.carts import DIGITS_MAX
+from consumer.terminal import WRONG_USAGE, ChannelArgument, JsonOption, Stop, day_from
 from metering.catalog import PLANS, PRODUCTS
-from metering.periods import moment_of
-from metering.quantities import amount_text
 
-SOURCE = "/lotmeter/cli"
 WAIT_SECONDS = 60
-
-# The type of a command, what it says, and its id, where somebody chose one.
-Order = tuple[str, dict[str, Any], str | None]
 
 lot = typer.Typer(help="Buy, reserve, renew and refund lots.", no_args_is_help=True)
 channel = typer.Typer(help="Register and change channels.", no_args_is_help=True)
 
-WaitOption = Annotated[
-    bool, typer.Option("--wait", help="Wait until it is in the books, and say what was decided.")
+CartArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart."),
 ]
 LotArgument = Annotated[str, typer.Argument(metavar="LOT", help="The lot id.")]
 RenewOption = Annotated[bool, typer.Option("--renew/--no-renew", help="Renew it when it ends.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 IdOption = Annotated[
-    str | None, typer.Option("--id", help="Id of the command: the same again does nothing.")
+    str | None,
+    typer.Option("--id", help="Id of the command: the same again, of the same time, does nothing."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-# What each refusal means to the one who asked.
-REFUSALS = {
-    "already_registered": "the channel is registered already",
-    "too_late": "its day lies in a billing month that is closed",
-    "lot_exists": "this lot id was used before: choose another",
-    "in_trial": "nothing can be bought during the trial: schedule it instead",
-    "free_plan": "the free plan cannot buy this: change the plan first",
-    "quantity_out_of_bounds": "the quantity is less or more than one purchase may have",
-    "over_plan_limit": "with what is included and other lots it would exceed the plan's limit",
-    "unknown_lot": "there is no such lot, or it has ended or was refunded",
-    "unknown_reservation": "there is no such reservation, or it can no longer be changed",
-    "refund_window_over": "a lot can be given back up to the 7th day after its purchase",
-    "already_deducted": "something was already deducted from the lot",
-}
+AtOption = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME", help="When it was asked for, with an offset; else now."),
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Wait until it is in the books, and say what was decided.")
+]
+WithinOption = Annotated[
+    float, typer.Option("--within", metavar="SECONDS", min=0, help="How long to wait at most.")
+]
 
 
 @lot.command()
 def purchase(
     channel_id: ChannelArgument,
-    cart: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart."
-        ),
-    ],
+    cart: CartArgument,
     renew: RenewOption = True,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Buy without asking.")] = False,
+    yes: YesOption = False,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Buy lots that are valid from today, after showing what they cost."""
-    _buy(channel_id, "lot.purchased", cart, renew=renew, yes=yes, wait=wait, json=json)
+    manner = Manner(at, wait, within, json)
+    buy(channel_id, "lot.purchased", cart, manner, renew=renew, yes=yes)
 
 
 @lot.command()
 def schedule(
     channel_id: ChannelArgument,
-    cart: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LOT=PRODUCT:QUANTITY …", help="Like l-1=mu:2000; several make a cart."
-        ),
-    ],
+    cart: CartArgument,
     renew: RenewOption = True,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Reserve without asking.")] = False,
+    yes: YesOption = False,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
-    """Reserve lots that are bought on the next billing date."""
-    _buy(channel_id, "lot.scheduled", cart, renew=renew, yes=yes, wait=wait, json=json)
+    """Reserve lots that are bought on the next billing date, or when the trial is over."""
+    manner = Manner(at, wait, within, json)
+    buy(channel_id, "lot.scheduled", cart, manner, renew=renew, yes=yes)
 
 
 @lot.command(name="reserve-change")
@@ -112,7 +82,9 @@ def reserve_change(
         bool | None, typer.Option("--renew/--no-renew", help="Renew it when it ends.")
     ] = None,
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Change what a reservation will buy."""
@@ -120,7 +92,8 @@ def reserve_change(
     data = {"lot": lot_id, **{name: value for name, value in changes.items() if value is not None}}
     if len(data) == 1:
         raise Stop("say --quantity, --renew or --no-renew", WRONG_USAGE)
-    _ask(channel_id, [("reservation.changed", data, command_id)], wait=wait, json=json)
+    wish = Wish(lot_id, "reservation.changed", data, command_id)
+    ask(channel_id, wish, Manner(at, wait, within, json))
 
 
 @lot.command()
@@ -128,11 +101,14 @@ def cancel(
     channel_id: ChannelArgument,
     lot_id: LotArgument,
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Take a reservation back."""
-    _ask(channel_id, [("reservation.cancelled", {"lot": lot_id}, command_id)], wait=wait, json=json)
+    wish = Wish(lot_id, "reservation.cancelled", {"lot": lot_id}, command_id)
+    ask(channel_id, wish, Manner(at, wait, within, json))
 
 
 @lot.command()
@@ -143,14 +119,20 @@ def renewal(
         str, typer.Argument(metavar="on|off", help="Whether it is renewed when it ends.")
     ],
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Switch the renewal of a lot on or off."""
     if switch not in ("on", "off"):
         raise Stop("renewal is switched on or off", WRONG_USAGE)
     data = {"lot": lot_id, "renew": switch == "on"}
-    _ask(channel_id, [("lot.renewal_set", data, command_id)], wait=wait, json=json)
+    ask(
+        channel_id,
+        Wish(lot_id, "lot.renewal_set", data, command_id),
+        Manner(at, wait, within, json),
+    )
 
 
 @lot.command()
@@ -158,11 +140,14 @@ def refund(
     channel_id: ChannelArgument,
     lot_id: LotArgument,
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Give a lot back that nothing was deducted from."""
-    _ask(channel_id, [("lot.refunded", {"lot": lot_id}, command_id)], wait=wait, json=json)
+    wish = Wish(lot_id, "lot.refunded", {"lot": lot_id}, command_id)
+    ask(channel_id, wish, Manner(at, wait, within, json))
 
 
 @channel.command()
@@ -171,16 +156,22 @@ def register(
     plan: Annotated[str, typer.Option("--plan", help=", ".join(PLANS))],
     time_zone: Annotated[str, typer.Option("--time-zone", help="IANA name, like Asia/Seoul.")],
     billing_day: Annotated[str, typer.Option("--billing-day", help="1 to 27, or end.")],
-    trial_ends_on: Annotated[str | None, typer.Option("--trial-ends-on", metavar="DATE")] = None,
+    trial_ends_on: Annotated[
+        str | None,
+        typer.Option("--trial-ends-on", metavar="DATE", help="The first day after the trial."),
+    ] = None,
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Take a channel into the books."""
     data = {"plan": plan, "time_zone": time_zone, "billing_day": _billing_day(billing_day)}
     if trial_ends_on is not None:
         data["trial_ends_on"] = day_from(trial_ends_on).isoformat()
-    _ask(channel_id, [("channel.registered", data, command_id)], wait=wait, json=json)
+    wish = Wish(channel_id, "channel.registered", data, command_id)
+    ask(channel_id, wish, Manner(at, wait, within, json))
 
 
 @channel.command()
@@ -190,9 +181,14 @@ def change(
     billing_day: Annotated[
         str | None, typer.Option("--billing-day", help="1 to 27, or end.")
     ] = None,
-    trial_ends_on: Annotated[str | None, typer.Option("--trial-ends-on", metavar="DATE")] = None,
+    trial_ends_on: Annotated[
+        str | None,
+        typer.Option("--trial-ends-on", metavar="DATE", help="The first day after the trial."),
+    ] = None,
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Give a channel another plan, billing day or end of trial."""
@@ -203,7 +199,8 @@ def change(
         data["trial_ends_on"] = day_from(trial_ends_on).isoformat()
     if not data:
         raise Stop("say --plan, --billing-day or --trial-ends-on", WRONG_USAGE)
-    _ask(channel_id, [("channel.changed", data, command_id)], wait=wait, json=json)
+    wish = Wish(channel_id, "channel.changed", data, command_id)
+    ask(channel_id, wish, Manner(at, wait, within, json))
 
 
 def limit(
@@ -213,103 +210,22 @@ def limit(
         str, typer.Argument(metavar="LIMIT", help="Units a cycle, or none to remove it.")
     ],
     command_id: IdOption = None,
+    at: AtOption = None,
     wait: WaitOption = False,
+    within: WithinOption = WAIT_SECONDS,
     json: JsonOption = False,
 ) -> None:
     """Set the channel's own limit of a product, or remove it."""
-    if units != "none" and not units.isdecimal():
-        raise Stop("a limit is a whole number of units, or none", WRONG_USAGE)
-    data = {"product": product, "limit": None if units == "none" else int(units)}
-    _ask(channel_id, [("limit.set", data, command_id)], wait=wait, json=json)
+    most = None if units == "none" else _whole(units, "a limit is a whole number, or none")
+    wish = Wish(product, "limit.set", {"product": product, "limit": most}, command_id)
+    ask(channel_id, wish, Manner(at, wait, within, json))
 
 
 def _billing_day(text: str) -> int | str:
-    if text == "end":
-        return text
-    if not text.isdecimal():
-        raise Stop("--billing-day is 1 to 27, or end", WRONG_USAGE)
+    return text if text == "end" else _whole(text, "--billing-day is 1 to 27, or end")
+
+
+def _whole(text: str, otherwise: str) -> int:
+    if not text.isdecimal() or len(text) > DIGITS_MAX:
+        raise Stop(otherwise, WRONG_USAGE)
     return int(text)
-
-
-def _buy(
-    channel_id: str, kind: str, cart: list[str], *, renew: bool, yes: bool, wait: bool, json: bool
-) -> None:
-    lines = [_cart_line(text) for text in cart]
-    catalog = catalog_of(settings_for(database=False))
-    today = moment_of(now_instant()).date()
-    quotes = [
-        reports.quote_document(catalog, PRODUCTS[product], quantity, on=today)
-        for _, product, quantity in lines
-    ]
-    if not json:
-        _show_cart(quotes, today)
-    if not yes:
-        typer.confirm(
-            "Buy this?" if kind == "lot.purchased" else "Reserve this?", abort=True, err=True
-        )
-    orders: list[Order] = [
-        (kind, {"lot": name, "product": product, "quantity": quantity, "renew": renew}, None)
-        for name, product, quantity in lines
-    ]
-    _ask(channel_id, orders, wait=wait, json=json)
-
-
-def _cart_line(text: str) -> tuple[str, str, int]:
-    name, _, rest = text.rpartition("=")
-    product, _, quantity = rest.partition(":")
-    if not name or product not in PRODUCTS or not quantity.isdecimal():
-        raise Stop(f"{text}: write LOT=PRODUCT:QUANTITY, like l-1=mu:2000", WRONG_USAGE)
-    return name, product, int(quantity)
-
-
-def _show_cart(quotes: list[dict[str, Any]], today: date) -> None:
-    for each in quotes:
-        reports.show_quote(each)
-    priced = [Decimal(each["price"]) for each in quotes if each["price"] is not None]
-    if len(quotes) > 1 and priced:
-        unpriced = len(quotes) - len(priced)
-        note = f", and {unpriced} without a published price" if unpriced else ""
-        reports.console.print(
-            f"total    ${amount_text(sum(priced, Decimal(0)))} on {today.isoformat()}{note}"
-        )
-
-
-def _ask(channel_id: str, orders: list[Order], *, wait: bool, json: bool) -> None:
-    """Publish commands, and wait for the answers where that is wished."""
-    settings = settings_for(database=wait)
-    now = moment_of(now_instant()).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    events = [
-        {
-            "specversion": "1.0",
-            "id": command_id or f"cli-{token_hex(12)}",
-            "source": SOURCE,
-            "type": kind,
-            "subject": channel_id,
-            "time": now,
-            "data": data,
-        }
-        for kind, data, command_id in orders
-    ]
-    messages = [
-        Outgoing(settings.commands_topic, channel_id.encode(), orjson.dumps(event))
-        for event in events
-    ]
-    run(send(settings, messages))
-    if not wait:
-        _report([{"id": event["id"], "outcome": "sent"} for event in events], json=json)
-        return
-    ids = [str(event["id"]) for event in events]
-    answers = run(answers_to(settings, channel_id, SOURCE, ids, seconds=WAIT_SECONDS))
-    _report(answers, json=json)
-    if any(answer["outcome"] != "granted" for answer in answers):
-        raise typer.Exit(1)
-
-
-def _report(answers: list[dict[str, Any]], *, json: bool) -> None:
-    if json:
-        print_json({"commands": answers})
-        return
-    for answer in answers:
-        reason = answer.get("reason")
-        words = f": {REFUSALS.get(reason, reason)} ({reason})" if reason else ""
-        reports.console.print(f"{answer['id']} {answer['outcome']}{words}", markup=False)

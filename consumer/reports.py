@@ -72,11 +72,8 @@ def show_quote(document: Document) -> None:
     table = Table(title=f"{quantity:,} {product}, bought on {document['on']}")
     for heading in ("range", "quantity", "each", "amount"):
         table.add_column(heading, justify="right")
-    for part in document["ranges"]:
-        upper = "and up" if part["to"] is None else f"to {part['to']}"
-        table.add_row(
-            f"{part['from']} {upper}", part["quantity"], f"${part['each']}", f"${part['amount']}"
-        )
+    for row in range_rows(document):
+        table.add_row(*row)
     console.print(table)
     if document["month_price"] is not None:
         console.print(f"a month  ${document['month_price']}")
@@ -85,6 +82,14 @@ def show_quote(document: Document) -> None:
         )
     else:
         console.print(f"in all   ${document['price']}")
+
+
+def range_rows(document: Document) -> Iterable[tuple[str, str, str, str]]:
+    """Write the ranges of a quote as rows of a table: range, quantity, each, amount."""
+    for part in document["ranges"]:
+        upper = "and up" if part["to"] is None else f"to {int(part['to']):,}"
+        quantity = f"{int(part['quantity']):,}"
+        yield f"{int(part['from']):,} {upper}", quantity, f"${part['each']}", f"${part['amount']}"
 
 
 def show_simulation(document: Document) -> None:

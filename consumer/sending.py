@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from consumer.brokers import kafka_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from consumer.settings import Settings
     from consumer.simulate import Line
 
 # Messages that are on their way at a time.
 UNDERWAY_MAX = 5_000
+
+STOP_SECONDS_MAX = 5
 
 
 class Outgoing(NamedTuple):
@@ -47,11 +50,24 @@ async def producing(settings: Settings, **options: Any) -> AsyncIterator[AIOKafk
     producer = AIOKafkaProducer(
         **kafka_options(settings), acks="all", max_request_size=2**20, **options
     )
-    await producer.start()
     try:
+        await producer.start()
         yield producer
     finally:
-        await producer.stop()
+        # It waits for what it cannot send.
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await producer.stop()
+
+
+async def publish(settings: Settings, messages: Sequence[Outgoing]) -> list[tuple[int, int]]:
+    """Send a few messages in their order; returns the partition and offset of each."""
+    async with producing(settings) as producer:
+        answers = [
+            await producer.send(message.topic, message.value, key=message.key)
+            for message in messages
+        ]
+        return [(stored.partition, stored.offset) for stored in await asyncio.gather(*answers)]
 
 
 async def send(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
+from aiokafka.errors import KafkaError
 from sqlalchemy.exc import DBAPIError
 
 from consumer.settings import PREFIX, Settings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from metering.catalog import Catalog
 
-FINDING, WRONG_USAGE = 1, 2
+FINDING, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 # Stand for the servers in commands that never reach them.
 _STAND_INS = {
@@ -90,6 +91,10 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
         state = sqlstate_of(error) or sqlstate_of(error.__cause__ or error)
         advice = _ADVICE.get(state or "", f"the database cannot do it: {describe(error)}")
         raise Stop(advice) from None
+    except KafkaError as error:
+        raise Stop(
+            f"Kafka cannot do it: {type(error).__name__}; see {PREFIX}KAFKA_SERVERS"
+        ) from None
     except OSError as error:
         raise Stop(f"cannot reach a server: {error.strerror or type(error).__name__}") from None
 

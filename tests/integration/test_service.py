@@ -2,86 +2,19 @@
 
 import asyncio
 import os
-import secrets
 import signal
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 import orjson
 import pytest
-import pytest_asyncio
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from consumer.service import serve
-from consumer.settings import Settings
-from metering.storage.database import create_engine
-from metering.storage.schema import migrate
+from tests.members import a_member, becomes_true, read_all
 
-PARTITIONS = 4
 CHANNELS = 20
-PATIENCE_SECONDS = 60
 NOW = datetime.now(UTC)
-
-
-@pytest_asyncio.fixture
-async def environ(broker, fresh_database_url):
-    """Set everything that a process needs, with topics and books of its own."""
-    name = secrets.token_hex(4)
-    topics = {
-        "USAGE_TOPICS": f"{name}.workflow,{name}.message",
-        "COMMANDS_TOPIC": f"{name}.commands",
-        "NOTICES_TOPIC": f"{name}.notices",
-        "STATEMENTS_TOPIC": f"{name}.statements",
-        "DEAD_LETTERS_TOPIC": f"{name}.dead-letters",
-    }
-    names = ",".join(topics.values()).split(",")
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker)
-    await admin.start()
-    await admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in names])
-    await admin.close()
-    variables = {
-        "KAFKA_SERVERS": broker,
-        "DATABASE_URL": fresh_database_url,
-        "GROUP": name,
-        "HTTP_ADDRESS": "127.0.0.1:0",
-        # The embedded broker lets the first member wait for half of it.
-        "SESSION_TIMEOUT_SECONDS": "2",
-        "IDLE_MARK_SECONDS": "1",
-        **topics,
-    }
-    return {f"LOTMETER_{variable}": value for variable, value in variables.items()}
-
-
-@pytest_asyncio.fixture
-async def books(environ):
-    """Yield a connection to books that are ready."""
-    settings = Settings.from_environ(environ)
-    url = settings.database_url.get_secret_value()
-    engine = create_engine(url, schema=settings.database_schema)
-    await migrate(engine, settings.database_schema)
-    await engine.dispose()
-    connection = await asyncpg.connect(url)
-    await connection.execute(f"SET search_path = {settings.database_schema}")
-    yield connection
-    await connection.close()
-
-
-@pytest_asyncio.fixture
-async def send(broker):
-    async with AIOKafkaProducer(bootstrap_servers=broker, linger_ms=5) as producer:
-
-        async def send(topic, events):
-            for event in events:
-                value = event if isinstance(event, bytes) else orjson.dumps(event)
-                key = b"x" if isinstance(event, bytes) else event["subject"].encode()
-                await producer.send(topic, value, key=key)
-            await producer.flush()
-
-        yield send
 
 
 def an_event(kind, channel, event_id, data, **at):
@@ -117,30 +50,12 @@ async def offsets_done(books):
     return await books.fetchval("SELECT coalesce(sum(next_offset - start_offset), 0) FROM position")
 
 
-async def becomes_true(claim):
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await claim():  # Claims are about the database.
-            await asyncio.sleep(0.05)
-
-
 async def everything_read(books, number):
     async def is_read():
         return await offsets_done(books) >= number
 
     await becomes_true(is_read)
     assert await offsets_done(books) == number
-
-
-@asynccontextmanager
-async def a_member(environ, **changes):
-    stop = asyncio.Event()
-    settings = Settings.from_environ({**environ, **changes})
-    serving = asyncio.create_task(serve(settings, stop=stop))
-    try:
-        yield serving
-    finally:
-        stop.set()
-        await serving
 
 
 async def outcomes(books):
@@ -154,14 +69,6 @@ async def outcomes(books):
 async def tallied(books):
     quantity = await books.fetchval("SELECT sum(quantity) FROM tally WHERE product = 'workflow'")
     return int(quantity) // 1_000
-
-
-async def read_all(broker, topic, number):
-    async with AIOKafkaConsumer(
-        topic, bootstrap_servers=broker, auto_offset_reset="earliest"
-    ) as reader:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return [await reader.getone() for _ in range(number)]
 
 
 async def test_members_that_come_and_go_keep_the_books_right(environ, books, send, broker):

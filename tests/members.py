@@ -1,0 +1,37 @@
+"""Members of a group, in the process of a test; and how to wait for what they do."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer
+
+from consumer.service import serve
+from consumer.settings import Settings
+
+PATIENCE_SECONDS = 60
+
+
+@asynccontextmanager
+async def a_member(environ, **changes):
+    stop = asyncio.Event()
+    settings = Settings.from_environ({**environ, **changes})
+    serving = asyncio.create_task(serve(settings, stop=stop))
+    try:
+        yield serving
+    finally:
+        stop.set()
+        await serving
+
+
+async def becomes_true(claim):
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await claim():  # Claims are about the database.
+            await asyncio.sleep(0.05)
+
+
+async def read_all(broker, topic, number):
+    async with AIOKafkaConsumer(
+        topic, bootstrap_servers=broker, auto_offset_reset="earliest"
+    ) as reader:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return [await reader.getone() for _ in range(number)]
