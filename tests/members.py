@@ -1,6 +1,8 @@
-"""Members of a group, in the process of a test; and how to wait for what they do."""
+"""Members of a group, in the process of a test or their own; and how to wait for what they do."""
 
 import asyncio
+import os
+import sys
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer
@@ -21,6 +23,22 @@ async def a_member(environ, **changes):
     finally:
         stop.set()
         await serving
+
+
+@asynccontextmanager
+async def a_process(environ):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "consumer", "run"),
+        env={**os.environ, **environ},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def becomes_true(claim):

@@ -1,17 +1,14 @@
 """The whole service keeps the books right while members come, go and are told to stop."""
 
 import asyncio
-import os
 import signal
-import sys
 from collections import Counter
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
 
-from tests.members import a_member, becomes_true, read_all
+from tests.members import a_member, a_process, becomes_true, read_all
 
 CHANNELS = 20
 NOW = datetime.now(UTC)
@@ -105,22 +102,6 @@ async def test_members_that_come_and_go_keep_the_books_right(environ, books, sen
     assert Counter(letter.value for letter in letters) == Counter(bad)
     assert {dict(letter.headers)["lotmeter-reason"] for letter in letters} == {b"malformed"}
     assert await books.fetchval("SELECT count(*) FROM outbox") == 0
-
-
-@asynccontextmanager
-async def a_process(environ):
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "consumer", "run"),
-        env={**os.environ, **environ},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 async def line_with(process, event):
