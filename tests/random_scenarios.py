@@ -103,10 +103,20 @@ def scenario(seed: int, *, lines: int, features: set[str] | None = None) -> tupl
     return story.lines[:lines], story.end()
 
 
+def year(seed: int, *, channels: int, lines: int) -> tuple[list[Line], str]:
+    """Make up a year of many channels, about so many lines, with commands of every kind; return
+    them and the time for `--as-of`.
+    """
+    story = _Year(random.Random(f"{seed}-{channels}-{lines}"), channels=channels, lines=lines)
+    while story.now < story.ends_at:
+        story.go_on((story.now - story.began_at) / (story.ends_at - story.began_at))
+    return story.lines, story.now.isoformat().replace("+00:00", "Z")
+
+
 class _Story:
     """What was told so far, in order of arrival."""
 
-    def __init__(self, rng: random.Random, features: set[str]) -> None:
+    def __init__(self, rng: random.Random, features: set[str], channels: int | None = None) -> None:
         self.rng = rng
         self.has_lots = LOTS in features
         self.lines: list[Line] = []
@@ -114,7 +124,8 @@ class _Story:
         self.later: list[tuple[int, Line]] = []  # Lines that are promised, with their place.
         self.number = 0
         self.step_hours = rng.choice((1, 6, 12, 24, 24, 48))
-        self.channels = [self._new_channel(number) for number in range(rng.randint(1, 4))]
+        number_of_channels = channels or rng.randint(1, 4)
+        self.channels = [self._new_channel(number) for number in range(number_of_channels)]
         for channel in self.channels:
             # Some register only after their first events, commands and voids.
             delay = rng.choice((0, 0, 0, 2, 5, 12))
@@ -593,3 +604,30 @@ class _Story:
     def _next(self) -> int:
         self.number += 1
         return self.number
+
+
+class _Year(_Story):
+    """A story in which time never leaps: something is told of every few hours."""
+
+    def __init__(self, rng: random.Random, *, channels: int, lines: int) -> None:
+        super().__init__(rng, {LOTS}, channels)
+        self.began_at, self.ends_at = self.now, self.now + 365 * DAY
+        self.step_hours = 365 * 24 / lines
+
+    def _let_time_pass(self) -> None:
+        if self.rng.random() < 0.01:
+            self.now = max(self.now, self._edge(self.rng.choice(self.channels), self.now))
+        self.now += timedelta(hours=self.rng.expovariate(1 / self.step_hours))
+
+    def _edge(self, channel: _Channel, near: datetime) -> datetime:
+        edge = super()._edge(channel, near)
+        if edge < near + 3 * DAY:
+            return edge
+        return channel.midnight(near.astimezone(channel.zone).date() + DAY)
+
+    def _any_channel(self) -> _Channel:
+        """Choose one, mostly of those that have something to change."""
+        owners = [channel for channel in self.channels if channel.lots]
+        if owners and self.rng.random() < 0.6:
+            return self.rng.choice(owners)
+        return super()._any_channel()
