@@ -78,6 +78,10 @@ class Reader:
         """Read the lines that come next in one batch."""
         return await self.meter.record(self.batch_of(lines), now=now)
 
+    async def mark_read(self, until: int) -> None:
+        """Note that nothing came until then, as whoever reads idle partitions does."""
+        await self.meter.mark_read(list(self._claims.values()), read_up_to=until)
+
     async def settle(self, at: int) -> int:
         """Let happen all that is due by an instant; returns for how many channels something was."""
         channels = 0
