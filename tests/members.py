@@ -5,6 +5,8 @@ import os
 import sys
 from contextlib import asynccontextmanager
 
+import orjson
+import pytest
 from aiokafka import AIOKafkaConsumer
 
 from consumer.service import serve
@@ -39,6 +41,23 @@ async def a_process(environ):
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def line_with(process, event):
+    while line := await process.stderr.readline():
+        entry = orjson.loads(line)
+        if entry["event"] == event:
+            return entry
+    pytest.fail(f"the process ended without {event}")
+
+
+async def ask(port, path):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    await writer.wait_closed()
+    return int(answer.split()[1]), answer
 
 
 async def becomes_true(claim):

@@ -5,10 +5,9 @@ import signal
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-import orjson
 import pytest
 
-from tests.members import a_member, a_process, becomes_true, read_all
+from tests.members import a_member, a_process, ask, becomes_true, line_with, read_all
 
 CHANNELS = 20
 NOW = datetime.now(UTC)
@@ -102,23 +101,6 @@ async def test_members_that_come_and_go_keep_the_books_right(environ, books, sen
     assert Counter(letter.value for letter in letters) == Counter(bad)
     assert {dict(letter.headers)["lotmeter-reason"] for letter in letters} == {b"malformed"}
     assert await books.fetchval("SELECT count(*) FROM outbox") == 0
-
-
-async def line_with(process, event):
-    while line := await process.stderr.readline():
-        entry = orjson.loads(line)
-        if entry["event"] == event:
-            return entry
-    pytest.fail(f"the process ended without {event}")
-
-
-async def ask(port, path):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
-    answer = (await reader.read()).decode()
-    writer.close()
-    await writer.wait_closed()
-    return int(answer.split()[1]), answer
 
 
 async def is_told(port, path, words):
