@@ -13,7 +13,8 @@ import typer
 
 from consumer.answers import Order, give, give_and_wait
 from consumer.carts import cart_document, read_cart, show_cart
-from consumer.decoding import decoder_for, instant_from
+from consumer.decoding import instant_from
+from consumer.readers import decoder_for
 from consumer.sending import Outgoing
 from consumer.terminal import (
     FINDING,

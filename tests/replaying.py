@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer import simulate
-from consumer.decoding import decoder_for
+from consumer.readers import decoder_for
 from metering.catalog import Catalog, shipped_catalog
 from metering.meter import Batch, Meter, Partition, Place, Receipt, Record, Slice
 from metering.storage import book_store, schema
