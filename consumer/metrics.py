@@ -1,8 +1,8 @@
 """Every metric this service emits. Grep here before adding one.
 
 Labels take values from closed sets written in this repository, or are partitions that this member
-reads; channels stand only in one gauge, which is capped. Ids and error messages belong in logs: as
-labels they never stop growing.
+reads; channels stand only in two gauges, which are capped. Ids and error messages belong in logs:
+as labels they never stop growing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from metering.catalog import PRODUCTS
 from metering.errors import REJECT_REASONS
@@ -18,8 +20,9 @@ from metering.quantities import THOUSAND
 from metering.storage.database import sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from metering.catalog import Product
     from metering.meter import Receipt, Record
 
 OUTCOMES = ("applied", "duplicate", "parked", "rejected")
@@ -29,6 +32,7 @@ ANCHOR_RESULTS = ("matched", "gone", "none", "broken")
 DESTINATIONS = ("notices", "statements", "dead_letters")
 RELAY_RESULTS = ("sent", "cut", "failed")
 EXHAUSTIBLE = ("quota", "maximum", "lot", "limit")
+SCOPES = ("quick", "full")
 
 # What a database error is about, by class of SQLSTATE.
 _DATABASE_REASONS = {
@@ -49,6 +53,33 @@ _RECORDS = (1, 10, 100, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 80_000)
 
 # Of a batch so many events say how late it is: observing each would cost more than decoding it.
 _DELAYS_OBSERVED_MAX = 100
+
+
+class CappedGauge(Collector):
+    """A gauge whose series come and go, all at once: no scrape sees half of them."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self._labels = tuple(labels)
+        self._values: Mapping[tuple[str, ...], float] = {}
+        REGISTRY.register(self)
+
+    def replace(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Show these series and no others."""
+        self._values = values
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name the metric to the registry, which refuses a second one of this name."""
+        yield GaugeMetricFamily(self.name, self.documentation, labels=self._labels)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Write the series down."""
+        family = GaugeMetricFamily(self.name, self.documentation, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        yield family
+
 
 # The stream.
 RECORDS = Counter(
@@ -140,16 +171,34 @@ DUE_OVERDUE = Gauge("lotmeter_due_overdue_seconds", "How long something due has 
 READ_UP_TO = Gauge(
     "lotmeter_read_up_to_timestamp_seconds", "Up to when every partition of the group is read."
 )
+OBSERVED = Gauge(
+    "lotmeter_observed_timestamp_seconds",
+    "When all channels were last looked at; what they used up is as of then.",
+)
 CHANNELS_EXHAUSTED = Gauge(
     "lotmeter_channels_exhausted", "Channels that have used something up.", ["product", "what"]
 )
-USAGE_RATIO = Gauge(
+USAGE_RATIO = CappedGauge(
     "lotmeter_channel_usage_ratio",
-    "Share used, of the worst channels only.",
+    "Share used, of the worst channels of each kind only.",
     ["channel", "product", "what"],
 )
-VERIFIED = Gauge("lotmeter_verified_timestamp_seconds", "When the books were last verified.")
-VERIFIED_OK = Gauge("lotmeter_verified_ok", "Whether the last verification found no difference.")
+LOTS_EXPIRING = Gauge(
+    "lotmeter_lots_expiring", "Lots that end within 30 days and are not renewed.", ["product"]
+)
+LOT_ENDS = CappedGauge(
+    "lotmeter_lot_ends_timestamp_seconds",
+    "When the first of these lots ends, of the channels that are next only.",
+    ["channel", "product"],
+)
+VERIFIED = Gauge(
+    "lotmeter_verified_timestamp_seconds",
+    "When the books were last verified; 0: never.",
+    ["scope"],
+)
+VERIFIED_OK = Gauge(
+    "lotmeter_verified_ok", "Whether the last verification found no difference.", ["scope"]
+)
 
 BUILD = Gauge("lotmeter_build_info", "Always 1; the label says what runs.", ["version"])
 
@@ -160,26 +209,40 @@ def prepare(topics: Iterable[str]) -> None:
         for outcome in OUTCOMES:
             RECORDS.labels(topic, outcome)
     for product in PRODUCTS.values():
-        if product.is_metered:
-            for source in SOURCES:
-                UNITS_BOOKED.labels(product.name, source)
-                UNITS_RETURNED.labels(product.name, source)
+        _prepare_product(product)
     for destination in DESTINATIONS:
         OUTBOX_BACKLOG.labels(destination)
         for result in RELAY_RESULTS:
             RELAYED.labels(destination, result)
-    closed = [
+    closed: list[tuple[Counter | Gauge, Iterable[str]]] = [
         (REJECTED, REJECT_REASONS),
         (TAKEN_UP, OUTCOMES),
         (BATCHES, BATCH_RESULTS),
         (ANCHORS, ANCHOR_RESULTS),
         (DATABASE_RETRIES, DATABASE_REASONS),
         (DATABASE_ERRORS, DATABASE_REASONS),
+        (VERIFIED, SCOPES),
+        (VERIFIED_OK, SCOPES),
     ]
-    for counter, values in closed:
+    for metric, values in closed:
         for value in values:
-            counter.labels(value)
+            metric.labels(value)
     BUILD.labels(_version()).set(1)
+
+
+def _prepare_product(product: Product) -> None:
+    LOTS_EXPIRING.labels(product.name)
+    if product.is_metered:
+        for source in SOURCES:
+            UNITS_BOOKED.labels(product.name, source)
+            UNITS_RETURNED.labels(product.name, source)
+        for what in exhaustible(product):
+            CHANNELS_EXHAUSTED.labels(product.name, what)
+
+
+def exhaustible(product: Product) -> tuple[str, ...]:
+    """Name what a channel can use up of a product."""
+    return EXHAUSTIBLE if product.is_windowed else ("lot", "limit")
 
 
 def count(receipt: Receipt) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from consumer import metrics
 from consumer.brokers import kafka_options
 from consumer.clock import Clock
+from consumer.gauges import Gauges
 from consumer.health import Health
 from consumer.loop import Loop
 from consumer.partitions import Partitions
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
     from consumer.settings import Settings
 
-# Besides the lanes: the loader, the clock, the relay, and marks of idle partitions.
-SPARE_CONNECTIONS = 4
+# Besides the lanes: the loader, the clock, the relay, the gauges, and marks of idle partitions.
+SPARE_CONNECTIONS = 5
 
 # Our own watchdogs end a member that does not read; the client's own check cannot be relied on.
 POLL_SECONDS_MAX = 86_400
@@ -115,6 +116,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
         )
         clock = Clock(meter)
         relay = Relay(engine, settings=settings)
+        gauges = Gauges(engine, catalog, settings=settings, observer=owner)
         watchdogs = Watchdogs(consumer, partitions, reading, clock, settings=settings)
 
         health = Health(lambda: _why_not_ready(partitions, stop))
@@ -128,6 +130,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watchdogs.run())
             settling = tasks.create_task(clock.run())
+            looking = tasks.create_task(gauges.run())
             relaying = tasks.create_task(relay.run())
             batches = tasks.create_task(reading.run())
             await stop.wait()
@@ -137,7 +140,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
                 async with asyncio.timeout(settings.drain_seconds):
                     reading.stop()
                     clock.stop()
-                    await asyncio.wait([batches, settling])
+                    gauges.stop()
+                    await asyncio.wait([batches, settling, looking])
                     # Now, so that others read on while the rest is sent.
                     await _leave(consumer)
                     relay.stop()
@@ -145,7 +149,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
             except TimeoutError:
                 # Nothing is lost: the books say what was done, and the outbox what is to be sent.
                 log.warning("drain_deadline_passed", seconds=settings.drain_seconds)
-                for task in (batches, settling, relaying):
+                for task in (batches, settling, looking, relaying):
                     task.cancel()
     log.info("stopped")
 

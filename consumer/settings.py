@@ -150,6 +150,7 @@ class Settings(BaseSettings):
 
     # What people look at.
     http_address: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9464"
+    gauge_seconds: PositiveInt = 15
     usage_ratio_channels_max: Annotated[int, Field(ge=0, le=1_000)] = 20
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

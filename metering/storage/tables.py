@@ -374,9 +374,22 @@ verification = sa.Table(
     _column("verified_at", sa.DateTime(timezone=True), server_default=sa.func.now()),
 )
 
+# What was last seen of all channels, by whichever member looked: one row.
+observation = sa.Table(
+    "observation",
+    metadata,
+    _key("number", sa.SmallInteger),
+    _column("observer", _text, nullable=True),  # Who looks, or looked last …
+    _column("busy_at", sa.DateTime(timezone=True), nullable=True),  # … and when it last said so.
+    _column("seen_at", sa.DateTime(timezone=True), nullable=True),
+    _column("document", pg.JSONB),
+    sa.CheckConstraint("number = 1", name="observation_is_one"),
+)
+
 # What the app role may do beyond SELECT and INSERT, which it may do everywhere.
 APP_MAY_UPDATE = (
     position, channel, event, command, lot, lot_window, reservation, tally, reading, level, fill,
+    observation,
 )  # fmt: skip
 APP_MAY_DELETE = (event, command, parked, outbox)
 
