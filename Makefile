@@ -42,10 +42,13 @@ mutants: setup
 	$(BIN)/mutmut results
 
 # UPGRADE=--upgrade takes the newest of everything; without it, only what must change changes.
+# The second one is the part of the first that the container image needs.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate pyproject.toml
 lock: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-header --no-annotate $(UPGRADE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --all-extras $(UPGRADE) --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --output-file deploy/image.lock
 
 clean:
 	rm -rf $(VENV) build dist mutants *.egg-info .coverage .hypothesis .import_linter_cache \
