@@ -34,6 +34,7 @@ for command in (
     operating.check,
     inspecting.simulate,
     operating.send,
+    operating.traffic,
     inspecting.quote,
     inspecting.lots,
     inspecting.statement,

@@ -1,9 +1,11 @@
 """Commands that set the system up, run it, feed it and show it: migrate, topics, check, run, send,
-demo.
+traffic, demo.
 """
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +22,7 @@ from consumer.terminal import (
     run,
     settings_for,
 )
+from consumer.wall_clock import now_instant
 
 
 def run_consumer() -> None:
@@ -115,6 +118,47 @@ def send(
         raise Stop(f"{file} cannot be read: {error.strerror}", WRONG_USAGE) from None
     count = run(sending.send(settings, (sending.message_of(settings, line) for line in lines)))
     print(f"sent {count} messages")
+
+
+def traffic(
+    channels: Annotated[
+        int, typer.Option("--channels", min=1, max=1_000_000, help="Channels that use something.")
+    ] = 50,
+    events: Annotated[
+        int,
+        typer.Option(
+            "--events", min=1, max=100_000_000, help="So many use up about what they bought."
+        ),
+    ] = 50_000,
+    per_second: Annotated[
+        int, typer.Option("--per-second", min=1, max=1_000_000, help="Events a second.")
+    ] = 200,
+    seconds: Annotated[
+        int | None, typer.Option("--seconds", min=1, help="Stop then; without it, when told to.")
+    ] = None,
+) -> None:
+    """Let channels register, buy lots and use them, now and then badly, to have something to look
+    at.
+    """
+    from consumer import sending  # noqa: PLC0415
+    from consumer.traffic import Traffic  # noqa: PLC0415
+
+    settings = settings_for(database=False)
+    made = Traffic(
+        events=events,
+        channels=channels,
+        # Another one each time: the same ids with other content would be conflicts.
+        seed=secrets.randbelow(2**32),
+        now=now_instant(),
+        catalog=catalog_of(settings),
+    )
+    commands = (sending.Outgoing(*message) for message in made.commands())
+    sent = run(sending.send(settings, commands))
+    print(f"sent {sent} commands", flush=True)
+    usage = (sending.Outgoing(*message) for message in made.usage_from_now_on(now_instant))
+    some = usage if seconds is None else itertools.islice(usage, seconds * per_second)
+    sent = run(sending.send(settings, some, per_second=per_second))
+    print(f"sent {sent} events")
 
 
 def demo(

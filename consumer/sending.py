@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -75,9 +76,12 @@ async def send(
     messages: Iterable[Outgoing],
     *,
     progress: Callable[[int], None] | None = None,
+    per_second: int | None = None,
 ) -> int:
-    """Send messages and wait until the broker has them all; returns how many there were."""
-    count = 0
+    """Send messages, as fast as it goes or so many a second, and wait until the broker has them
+    all; returns how many there were.
+    """
+    count, since = 0, time.monotonic()
     async with producing(settings, linger_ms=20, max_batch_size=2**18) as producer:
         underway: list[asyncio.Future[Any]] = []
         for message in messages:
@@ -87,6 +91,8 @@ async def send(
                 )
             )
             count += 1
+            if per_second is not None:
+                await asyncio.sleep(max(0, since + count / per_second - time.monotonic()))
             if len(underway) >= UNDERWAY_MAX:
                 await asyncio.gather(*underway)
                 underway.clear()

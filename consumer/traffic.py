@@ -46,6 +46,9 @@ BAD_PERMILLE = 10
 # How far apart from its time an event may come.
 DISORDER = 6 * HOUR
 
+# Services that are well send an event that soon.
+DELAY = 3 * SECOND
+
 ZONES = ("Asia/Seoul", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "UTC", "Asia/Kathmandu")
 PLANS = ("enterprise", "enterprise", "growth", "early_stage", "free")
 PERSONS = 40
@@ -119,6 +122,7 @@ class Traffic:
         self._horizon = catalog.rules.horizon
         self._number = 0
         self._progress = 0.0  # How far the stream is, from 0 to 1.
+        self._clock: Callable[[], int] | None = None  # Of a stream that never ends.
         self.customers = [self._customer(number) for number in range(channels)]
         self._share_out()
 
@@ -188,6 +192,12 @@ class Traffic:
             recent.append((customer, topic, event))
             yield Message(topic, customer.channel.encode(), orjson.dumps(event))
 
+    def usage_from_now_on(self, clock: Callable[[], int]) -> Iterator[Message]:
+        """Use what was bought as time goes by, for as long as somebody asks for it."""
+        self._clock = clock
+        while True:
+            yield from self.usage()
+
     # Customers
 
     def _customer(self, number: int) -> Customer:
@@ -228,6 +238,9 @@ class Traffic:
     # Times
 
     def _time(self, customer: Customer) -> int:
+        if self._clock is not None:
+            self._now = self._clock()
+            return self._now - self._random.randrange(DELAY)
         begins = max(first_instant(customer.open_from, customer.zone), self._now - USAGE_DAYS * DAY)
         reached = begins + int((self._now - begins) * self._progress)
         return min(

@@ -43,7 +43,8 @@ FROM channel, unnest(ARRAY['workflow', 'marketing', 'mu', 'pu', 'workflow'])
     LATERAL (SELECT current_date - abs(hashtext(channel || product || number)) % 700 AS began_on);
 INSERT INTO setting SELECT channel, 'renew', lot, 2, 2, starts_on, 'true' FROM lot;
 INSERT INTO lot_window SELECT channel, lot, number,
-    (starts_on + make_interval(months => number))::date, quota, 2 * quota, abs(hashtext(channel || lot || number)) % 1100000, 0, 0, 0, 0, 0
+    (starts_on + make_interval(months => number))::date, quota, 2 * quota,
+    abs(hashtext(channel || lot || number)) % 1100000, 0, 0, 0, 0, 0
 FROM lot, generate_series(0, CASE product WHEN 'pu' THEN 0 ELSE 11 END) AS number;
 INSERT INTO fill SELECT channel, product, current_date - day, 'own', 'lot-1', 0, 0, 100000
 FROM channel, unnest(ARRAY['workflow', 'marketing', 'mu', 'pu']) AS product,
