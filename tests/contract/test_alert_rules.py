@@ -185,7 +185,7 @@ def unit_test(alert, given, labels, at):
     }
 
 
-def promtool_agrees(folder, tests, *, interval="1m"):
+def promtool_agrees(folder, tests, *, interval="5m"):
     path = folder / "tests.yml"
     document = {"rule_files": [str(RULES)], "evaluation_interval": interval, "tests": tests}
     YAML().dump(document, path)
