@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 UV_VERSION := 0.13.9
 
-.PHONY: setup demo test check format mutants lock clean
+.PHONY: setup demo test check format dashboards mutants lock clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ check: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Writes what Grafana reads; a test says when that was forgotten.
+dashboards: setup
+	$(BIN)/python deploy/grafana/make_dashboards.py
 
 # Breaks the rules of billing on purpose, one place at a time, and lists what no test noticed.
 mutants: setup
