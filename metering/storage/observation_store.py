@@ -136,24 +136,23 @@ async def channels_after(
     return [(row[0], row[1]) for row in rows]
 
 
-# The running window is the last that has begun; a PU lot has only one.
 _STANDINGS = """
 WITH part AS (
     SELECT * FROM unnest($1::text[], $2::date[]) AS part (channel, today)
 ), held AS (
-    SELECT lot.channel, product, sum(w.drawn)::float8 / nullif(sum(quota * w.windows), 0) AS quota,
-        1 - sum(pool)::float8 / nullif(sum(quota * w.windows * w.months), 0) AS lot,
+    SELECT lot.channel, product, sum(drawn)::float8 / sum(held.quota) AS quota,
+        sum(taken)::float8 / sum(bought) AS lot,
         count(*) FILTER (WHERE is_ending)::integer AS ending,
         min(ends_on) FILTER (WHERE is_ending) AS ends_on
     FROM part JOIN lot USING (channel)
-    LEFT JOIN LATERAL (
-        SELECT own + carried + borrowed AS drawn, 1 AS windows,
-            CASE product WHEN 'pu' THEN 1 ELSE 12 END AS months
-        FROM lot_window
-        WHERE lot_window.channel = lot.channel AND lot_window.lot = lot.lot
-            AND lot_window.starts_on <= today
-        ORDER BY number DESC LIMIT 1
-    ) AS w ON true
+    CROSS JOIN LATERAL (
+        -- The running window is the last that has begun; entitlements have none.
+        SELECT max(quota) AS quota, sum(quota) AS bought, sum(taken) AS taken, (
+            array_agg(own + carried + borrowed ORDER BY number DESC)
+            FILTER (WHERE lot_window.starts_on <= today)
+        )[1] AS drawn
+        FROM lot_window WHERE lot_window.channel = lot.channel AND lot_window.lot = lot.lot
+    ) AS held
     CROSS JOIN LATERAL (
         SELECT ends_on - today < $6 AND (
             SELECT value FROM setting WHERE setting.channel = lot.channel AND name = 'renew'

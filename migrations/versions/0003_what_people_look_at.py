@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 
 # What was last seen of all channels, by whichever member looked: the same on every member.
 OBSERVATION = """
@@ -115,8 +115,11 @@ SELECT lot.channel, lot.lot, lot.product, lot.quota::numeric / 1000 AS quantity,
     value_on(
         lot.channel, 'renew', lot.lot, greatest(lot.starts_on, channel.settled_on)
     )::boolean AS renew,
-    lot.pool::numeric / 1000 AS pool, lot.expired::numeric / 1000 AS expired,
-    lot.month_price, lot.price
+    CASE WHEN lot.is_refunded THEN 0 ELSE coalesce((
+        SELECT sum(lot_window.quota - lot_window.taken) - lot.expired FROM lot_window
+        WHERE lot_window.channel = lot.channel AND lot_window.lot = lot.lot
+    ), 0) / 1000 END AS pool,
+    lot.expired::numeric / 1000 AS expired, lot.month_price, lot.price
 FROM lot JOIN channel USING (channel);
 
 CREATE VIEW channel_lot_month AS

@@ -26,8 +26,8 @@ import pytest_asyncio
 from ruamel.yaml import YAML
 
 from consumer import simulate
-from consumer.decoding import decoder_for
 from consumer.embedded import embedded_broker, embedded_postgres
+from consumer.readers import decoder_for
 from consumer.wall_clock import now_instant
 from metering.catalog import shipped_catalog
 from metering.meter import Meter

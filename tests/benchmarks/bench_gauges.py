@@ -36,8 +36,7 @@ FROM channel, unnest(ARRAY['plan', 'billing_day', 'trial_ends_on']) AS name;
 INSERT INTO setting SELECT channel, 'limit', 'workflow', 1, 1, current_date - 99, '5000'
 FROM channel WHERE hashtext(channel) % 10 = 1;
 INSERT INTO lot SELECT channel, 'lot-' || number, product, 1000000, began_on,
-    (began_on + interval '12 months')::date - 1, NULL, NULL, false, true, false, 0, 0,
-    abs(hashtext(channel || number)) % 1000000
+    (began_on + interval '12 months')::date - 1, NULL, NULL, false, true, false, 0, 0
 FROM channel, unnest(ARRAY['workflow', 'marketing', 'mu', 'pu', 'workflow'])
     WITH ORDINALITY AS bought (product, number),
     LATERAL (SELECT current_date - abs(hashtext(channel || product || number)) % 700 AS began_on);

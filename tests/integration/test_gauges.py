@@ -12,8 +12,9 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from consumer import gauges, metrics, simulate
-from consumer.decoding import decoder_for, instant_from
+from consumer.envelopes import instant_from
 from consumer.gauges import ENDING_DAYS, Gauges
+from consumer.readers import decoder_for
 from consumer.wall_clock import now_instant
 from metering.catalog import PLANS, PRODUCTS, shipped_catalog
 from metering.meter import Meter
@@ -210,11 +211,12 @@ SELECT name, 'Asia/Seoul', $2::date, $2, $2, $2 FROM unnest($1::text[]) AS name
 """
 PUT_LOTS = """
 INSERT INTO lot SELECT name, 'l-1', 'workflow', 1000, $2::date, $2::date + 364, NULL, NULL,
-    false, true, false, 0, 0, 12000 - $3::bigint FROM unnest($1::text[]) AS name
+    false, true, false, 0, 0 FROM unnest($1::text[]) AS name
 """
 PUT_WINDOWS = """
-INSERT INTO lot_window SELECT name, 'l-1', 0, $2::date, 1000, 2000, $3::bigint, 0, 0, 0, 0, 0
-FROM unnest($1::text[]) AS name
+INSERT INTO lot_window SELECT name, 'l-1', number, $2::date + 31 * number, 1000, 2000,
+    CASE number WHEN 0 THEN $3::bigint ELSE 0 END, 0, 0, 0, 0, 0
+FROM unnest($1::text[]) AS name, generate_series(0, 11) AS number
 """
 
 
@@ -224,7 +226,7 @@ async def put_channels(engine, names, *, drawn):
     async with transaction(engine) as connection:
         driver = await driver_of(connection)
         await driver.execute(PUT_CHANNELS, names, started_on)
-        await driver.execute(PUT_LOTS, names, started_on, drawn)
+        await driver.execute(PUT_LOTS, names, started_on)
         await driver.execute(PUT_WINDOWS, names, started_on, drawn)
 
 
