@@ -19,8 +19,7 @@ COPY consumer consumer
 COPY migrations migrations
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
     && /opt/lotmeter/bin/pip install --no-deps wheels/*.whl \
-    && /opt/lotmeter/bin/pip uninstall --yes pip setuptools \
-    && python -m compileall -q /opt/lotmeter/lib
+    && /opt/lotmeter/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.11.13-slim-bookworm
 COPY --from=builder /opt/lotmeter /opt/lotmeter

@@ -16,6 +16,7 @@ from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from asyncpg.exceptions import PostgresError
 from sqlalchemy.exc import DBAPIError
 
 from consumer import metrics
@@ -132,7 +133,7 @@ class Gauges:
                     next_look = since + self._pause_seconds
                 if self._tour is not None:
                     await self._go_on(self._tour)
-            except (Unavailable, DBAPIError) as error:
+            except (Unavailable, DBAPIError, PostgresError) as error:
                 failures += 1
                 self._tour = None
                 log.warning(
@@ -177,7 +178,7 @@ class Gauges:
             if not await observation_store.keep_turn(connection, observer=self._observer):
                 self._tour = None
             elif not await self._take_slice(connection, tour):
-                await observation_store.write(connection, tour.document(), observer=self._observer)
+                await observation_store.write(connection, tour.document())
                 self._tour = None
 
     async def _take_slice(self, connection: AsyncConnection, tour: Tour) -> bool:

@@ -111,12 +111,10 @@ async def keep_turn(connection: AsyncConnection, *, observer: str) -> bool:
     return bool(result.rowcount)
 
 
-async def write(connection: AsyncConnection, document: Document, *, observer: str) -> None:
-    """Write down what was seen, unless somebody else has taken the turn."""
+async def write(connection: AsyncConnection, document: Document) -> None:
+    """Write down what was seen, and give the turn back: it must have been kept just before."""
     await connection.execute(
-        sa.update(observation)
-        .where(observation.c.observer == observer)
-        .values(busy_at=None, seen_at=sa.func.now(), document=document)
+        sa.update(observation).values(busy_at=None, seen_at=sa.func.now(), document=document)
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -344,18 +345,20 @@ async def test_what_is_known_at_once_is_shown(engine):
     assert sample("lotmeter_verified_timestamp_seconds", scope="quick") * 1e6 >= now - 1e6
 
 
-async def test_gauges_that_cannot_look_go_on_trying(engine, monkeypatch):
+@pytest.mark.parametrize("table", ["observation", "lot_window"])
+async def test_gauges_that_cannot_look_go_on_trying(engine, monkeypatch, table):
+    await put_channels(engine, ["c-1"], drawn=1_000)
     monkeypatch.setattr(gauges, "backoff_seconds", lambda _: 0.01)
     looker = Gauges(engine, shipped_catalog(), settings=settings(gauge_seconds=1), observer="one")
     async with transaction(engine) as connection:
-        await connection.execute(text("ALTER TABLE observation RENAME TO hidden"))
+        await connection.execute(text(f"ALTER TABLE {table} RENAME TO hidden"))
     before = sample("lotmeter_database_errors_total", reason="schema") or 0
     running = asyncio.create_task(looker.run())
     async with asyncio.timeout(20):
         while (sample("lotmeter_database_errors_total", reason="schema") or 0) < before + 2:
             await asyncio.sleep(0.01)
         async with transaction(engine) as connection:
-            await connection.execute(text("ALTER TABLE hidden RENAME TO observation"))
+            await connection.execute(text(f"ALTER TABLE hidden RENAME TO {table}"))
         seen_at = None
         while seen_at is None:
             async with transaction(engine) as connection:
@@ -365,6 +368,30 @@ async def test_gauges_that_cannot_look_go_on_trying(engine, monkeypatch):
 
     async with asyncio.timeout(5):
         await running
+
+
+async def test_a_look_leaves_the_database_to_others_nine_tenths_of_the_time(engine, monkeypatch):
+    monkeypatch.setattr(gauges, "CHANNELS_MAX", 5)
+    await put_channels(engine, [f"c-{number}" for number in range(50)], drawn=1_000)
+    looker = Gauges(engine, shipped_catalog(), settings=settings(), observer="one")
+    busy, rests, go_on = [], [], looker._go_on
+
+    async def go_on_and_measure(tour):
+        since = time.monotonic()
+        await go_on(tour)
+        busy.append(time.monotonic() - since)
+
+    async def rest_not(seconds):
+        rests.append(seconds)
+        if looker._tour is None:
+            looker.stop()
+
+    monkeypatch.setattr(looker, "_go_on", go_on_and_measure)
+    monkeypatch.setattr(looker, "_rest", rest_not)
+    await looker.run()
+
+    assert len(busy) > 10
+    assert all(rest >= 9 * seconds for rest, seconds in zip(rests, busy, strict=True))
 
 
 async def test_the_app_role_may_look_and_the_reader_may_read_the_views(engine, fresh_database_url):
