@@ -201,7 +201,13 @@ def _operations() -> Iterator[tuple[str, list[Drawing]]]:
                 "Proved",
                 "1: the last verification found no difference.",
                 "short",
-                (asks("max by (scope) (lotmeter_verified_ok{})", "{{scope}}"),),
+                (
+                    asks(
+                        "max by (scope) (lotmeter_verified_ok{})"
+                        " and max by (scope) (lotmeter_verified_timestamp_seconds{} > 0)",
+                        "{{scope}}",
+                    ),
+                ),
             ),
             Drawing(
                 "Batches by result",
