@@ -92,6 +92,7 @@ class Closing(NamedTuple):
     starts_on: date
     ends_on: date
     document: dict[str, Any]
+    statement: dict[str, Any]  # The same for invoicing, with the plan and the lots.
     clock: int
 
 
@@ -515,8 +516,14 @@ class Intake:
     def _close(self, account: Account, today: date, clock: int) -> None:
         start, following = account.open_from, account.cycle_after(account.open_from)
         document = statements.cycle(account, self.catalog, start, today=today, is_closed=True)
+        ends_on = following - ONE_DAY
+        statement = {
+            **document,
+            "plan": account.plan_on(ends_on),
+            "lots": statements.lots_of_cycle(account, start, ends_on),
+        }
         self.effects.closings.append(
-            Closing(account.channel, start, following - ONE_DAY, document, clock)
+            Closing(account.channel, start, ends_on, document, statement, clock)
         )
         for product in account.books:
             settlement.freeze(account, product, until=following)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asyncpg.exceptions import PostgresError
 from sqlalchemy.exc import DBAPIError
 
-from metering import claims, intake, statements
+from metering import claims, intake
 from metering.batches import Batch, Decode, Receipt, Record, Work
 from metering.errors import Rejected
 from metering.events import Void
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from metering.accounts import Account
     from metering.catalog import Catalog
-    from metering.storage.outbox_store import Draft
 
 __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt", "Record", "Slice"]
 
@@ -263,19 +262,11 @@ class Meter:
             for channel, happening in told
         ]
         drafts += [
-            self._draft_statement(taking.accounts[closing.channel], closing)
+            outbox_store.draft_statement(zones[closing.channel], closing)
             for closing in effects.closings
         ]
         drafts += [work.dead_letter(reject) for reject in rejects]
         await outbox_store.put(driver, drafts)
-
-    def _draft_statement(self, account: Account, closing: intake.Closing) -> Draft:
-        document = {
-            **closing.document,
-            "plan": account.plan_on(closing.ends_on),
-            "lots": statements.lots_of_cycle(account, closing.starts_on, closing.ends_on),
-        }
-        return outbox_store.draft_statement(account, closing, document)
 
     # Accounts that are kept in memory
 

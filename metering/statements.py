@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
+from copy import copy
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -128,13 +130,37 @@ def lots(account: Account, *, today: date) -> list[Document]:
 
 
 def lots_of_cycle(account: Account, starts_on: date, ends_on: date) -> list[Document]:
-    """Write the lots from which a cycle could draw."""
+    """Write the lots from which a cycle could draw, as they stood at its end."""
     valid = (
         lot
         for lot in account.lots.values()
         if lot.starts_on <= ends_on and starts_on < lot.expires_on and not lot.is_refunded
     )
-    return [_lot(account, lot, ends_on) for lot in sorted(valid, key=_by_start)]
+    return [
+        _lot(account, _as_it_stood(account, lot, ends_on), ends_on)
+        for lot in sorted(valid, key=_by_start)
+    ]
+
+
+def _as_it_stood(account: Account, lot: Lot, on: date) -> Lot:
+    """Copy a lot without what later days took; the minimum of windows that ended by then is taken.
+
+    What the days after a cycle have taken when it closes depends on what has been read by then.
+    """
+    expired, windows = lot.expired, [copy(window) for window in lot.windows]
+    books = account.books.get(lot.product.name)
+    for pour in books.days.values() if books is not None else ():
+        for key, quantity in pour.fills.items() if pour.on > on else ():
+            if key.lot != lot.lot:
+                continue
+            if key.source == "expired":
+                expired -= quantity
+            elif key.source != "minimum" or lot.starts[key.window + 1] - ONE_DAY > on:
+                giving, lending = windows[key.window], windows[key.quota]
+                setattr(giving, key.source, getattr(giving, key.source) - quantity)
+                lending.taken -= quantity
+                lending.lent -= quantity if key.quota > key.window else 0
+    return replace(lot, expired=expired, windows=windows)
 
 
 def _by_start(lot: Lot) -> tuple[date, str]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from metering.accounts import Account
     from metering.intake import Closing
     from metering.lifecycle import Happening
 
@@ -104,15 +103,15 @@ def draft_notice(account_zone: str, channel: str, happening: Happening) -> Draft
     return Draft("notices", channel.encode(), event)
 
 
-def draft_statement(account: Account, closing: Closing, document: dict[str, Any]) -> Draft:
+def draft_statement(account_zone: str, closing: Closing) -> Draft:
     """Write a closed cycle as a CloudEvent for invoicing."""
     starts_on = closing.starts_on.isoformat()
     event = _cloud_event(
         digest_of("statement", closing.channel, starts_on),
         "lotmeter.cycle.closed",
         closing.channel,
-        first_instant(closing.ends_on, account.time_zone),
-        document,
+        first_instant(closing.ends_on, account_zone),
+        closing.statement,
     )
     return Draft("statements", f"{closing.channel}|{starts_on}".encode(), event)
 
