@@ -20,8 +20,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# ARGS=--keep leaves it running and says how to use it.
 demo: setup
-	$(BIN)/lotmeter demo
+	$(BIN)/lotmeter demo $(ARGS)
 
 test: setup
 	$(BIN)/pytest

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from rich.live import Live
-from rich.table import Table
 
 from consumer import reports, sending, topics
 from consumer.embedded import embedded_broker, embedded_postgres
@@ -27,11 +26,15 @@ from metering.storage import book_store, schema
 from metering.verification import verify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+    from rich.table import Table
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from consumer.traffic import Customer
+
 PARTITIONS = 8
+HOST, METRICS_PORT = "127.0.0.1", 9464
 
 # The traffic is read at some ten thousand records a second; nothing may hang for ever.
 STALLED_SECONDS = 120
@@ -51,13 +54,24 @@ SELECT (SELECT count(*) FROM channel WHERE time_zone IS NOT NULL) AS registered,
 """)
 
 
-async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool) -> dict[str, Any]:
-    """Run the system on traffic of the last thirty days; say what was sent and what was found."""
+async def demo(
+    *,
+    events: int,
+    channels: int,
+    seed: int,
+    keep: bool,
+    report: Callable[[dict[str, Any]], None] | None,
+) -> bool:
+    """Run the system on traffic of the last thirty days; say what was sent and what was found.
+
+    With a function to report to, only that is told. Returns whether all was found and proven.
+    """
+    quiet = report is not None
     async with embedded_postgres() as database_url, embedded_broker() as broker:
         environ = {
             f"{PREFIX}DATABASE_URL": database_url,
             f"{PREFIX}KAFKA_SERVERS": broker,
-            f"{PREFIX}HTTP_ADDRESS": f"127.0.0.1:{_free_port()}",
+            f"{PREFIX}HTTP_ADDRESS": f"{HOST}:{_port_for_metrics()}",
             f"{PREFIX}IDLE_MARK_SECONDS": "1",
             # The embedded broker waits for half of it before it lets the first member in.
             f"{PREFIX}SESSION_TIMEOUT_SECONDS": "6",
@@ -77,23 +91,31 @@ async def demo(*, events: int, channels: int, seed: int, keep: bool, quiet: bool
                 await _until_ready(engine, consumer, channels, traffic.manifest.records)
                 seconds = await _stream(settings, engine, consumer, traffic, quiet=quiet)
                 found = await book_store.totals(engine)
-                report = await verify(engine, catalog)
+                proof = await verify(engine, catalog)
+                is_proven = proof.is_ok and found == traffic.manifest.document()
                 document = {
                     "sent": traffic.manifest.document(),
                     "found": found,
                     "seconds": round(seconds, 2),
                     "events_per_second": round(events / seconds),
-                    "verify": {"ok": report.is_ok and found == traffic.manifest.document()},
+                    "verify": {"ok": is_proven},
                 }
-                if not quiet:
-                    channel = max(traffic.customers, key=lambda customer: customer.busy).channel
+                channel = _most_telling(traffic.customers).channel
+                if report is not None:
+                    report(document)
+                else:
                     await _show(engine, catalog, channel, document)
-                    reports.show_verification(report.is_ok, report.checked, report.differences)
+                    reports.show_verification(proof.is_ok, proof.checked, proof.differences)
                 if keep:
-                    await _stay(settings)
+                    await _stay(settings, consumer, channel, quiet=quiet)
         finally:
             await engine.dispose()
-    return document
+    return is_proven
+
+
+def _most_telling(customers: Sequence[Customer]) -> Customer:
+    """Pick the busiest customer whose plan includes nothing, so that lots pay for its usage."""
+    return max(customers, key=lambda customer: (customer.plan == "enterprise", customer.busy))
 
 
 @contextlib.asynccontextmanager
@@ -179,11 +201,10 @@ async def _stream(
 
 
 def _progress(done: int, seconds: float, row: Any, sources: Any) -> Table:  # noqa: ANN401
-    table = Table(title=f"{done:,} events, {done / max(seconds, 0.001):,.0f} a second")
     names = ("included", "own", "carried", "borrowed", "postpaid", "minimum")
-    table.add_column("drawn units")
-    for name in names:
-        table.add_column(name, justify="right")
+    table = reports.a_table("drawn units", *names)
+    table.title = f"{done:,} events, {done / max(seconds, 0.001):,.0f} a second"
+    table.title_justify = table.caption_justify = "left"
     units = {(product, source): amount for product, source, amount in sources}
     for product in sorted({product for product, _ in units}):
         table.add_row(product, *(f"{units.get((product, name), 0):,}" for name in names))
@@ -199,9 +220,7 @@ async def _show(engine: AsyncEngine, catalog: Any, channel: str, document: dict[
         if lot["product"] == "workflow":
             reports.show_lot(channel, lot)
     sent, found = document["sent"], document["found"]
-    table = Table(title="sent and found")
-    for heading in ("", "sent", "found"):
-        table.add_column(heading, justify="right")
+    table = reports.a_table("what became of them", "sent", "found")
     for name in ("records", "applied", "duplicate", "late", "voided", "parked"):
         table.add_row(name, f"{sent[name]:,}", f"{found[name]:,}")
     for reason in sorted({*sent["rejected"], *found["rejected"]}):
@@ -217,13 +236,33 @@ async def _show(engine: AsyncEngine, catalog: Any, channel: str, document: dict[
     )
 
 
-async def _stay(settings: Settings) -> None:
-    host, port = settings.http_endpoint
-    reports.console.print(f"metrics at http://{host}:{port}/metrics, until Ctrl-C")
+async def _stay(
+    settings: Settings, consumer: asyncio.subprocess.Process, channel: str, *, quiet: bool
+) -> None:
+    """Leave everything running, and say how to use it, until told to stop."""
+    url = settings.database_url.get_secret_value()
+    words = (
+        "",
+        "All of it stays up until Ctrl-C. In another terminal, in this directory:",
+        "",
+        f"    export {PREFIX}KAFKA_SERVERS={settings.kafka_servers}",
+        f"    export {PREFIX}DATABASE_URL={url}",
+        f"    export {PREFIX}HTTP_ADDRESS={settings.http_address}",
+        f"    .venv/bin/lotmeter statement {channel}",
+        "",
+        f"Metrics are at http://{settings.http_address}/metrics",
+    )
+    # Lines that are to be copied must not be broken.
+    print("\n".join(words), file=sys.stderr if quiet else sys.stdout, flush=True)
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    await stop.wait()
+    waits = [asyncio.create_task(stop.wait()), asyncio.create_task(consumer.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if not stop.is_set():
+        raise Stop(f"the consumer ended with status {consumer.returncode}")
 
 
 class _Patience:
@@ -245,7 +284,12 @@ class _Patience:
             raise Stop(f"nothing was read for {STALLED_SECONDS} seconds")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _port_for_metrics() -> int:
+    """Pick the port where people look first; any other if it is taken."""
+    for port in (METRICS_PORT, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            # As the server does: connections that have just ended are in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    raise Stop("there is no free port")

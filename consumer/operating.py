@@ -177,12 +177,16 @@ def demo(
     from consumer.embedded import EmbeddedServerUnavailable  # noqa: PLC0415
 
     try:
-        document = run(
-            show.demo(events=events, channels=channels, seed=seed, keep=keep, quiet=json)
+        is_proven = run(
+            show.demo(
+                events=events,
+                channels=channels,
+                seed=seed,
+                keep=keep,
+                report=print_json if json else None,
+            )
         )
     except EmbeddedServerUnavailable as error:
         raise Stop(str(error)) from None
-    if json:
-        print_json(document)
-    if not document["verify"]["ok"]:
+    if not is_proven:
         raise typer.Exit(FINDING)

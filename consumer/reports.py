@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
+from consumer.terminal import shown
 from metering.errors import Refused
 from metering.lifecycle import check_quantity
 from metering.prices import quote
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-console = Console(highlight=False)
+# Names come from outside: nothing in them is markup.
+console = Console(highlight=False, markup=False, emoji=False)
+
+# Wider than any table of ours wants to be.
+WIDTH_MAX = 10_000
 
 # Differences that are printed; --json has them all.
 DIFFERENCES_MAX = 20
@@ -107,29 +114,59 @@ def _outcome_words(outcomes: Mapping[str, Any]) -> str:
     return ", ".join([*words, f"{rejected} rejected"])
 
 
+def a_table(*headings: str) -> Table:
+    """Make a table that fits narrow terminals: words to the left, numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number == 0)
+    return table
+
+
 def show_cycles(channel: str, cycles: Iterable[Document]) -> None:
     """Show what cycles came to."""
     for cycle in cycles:
         state = "closed" if cycle["closed"] else "open"
-        table = Table(title=f"{channel}, {cycle['starts_on']} to {cycle['ends_on']} ({state})")
-        table.add_column("product")
-        for heading in ("usage", *SOURCES, "amount", "over limit"):
-            table.add_column(heading, justify="right")
-        for product, sums in cycle["products"].items():
-            amount = sums["postpaid_amount"]
-            table.add_row(
-                product,
-                sums["usage"],
-                *(_dash(sums[source]) for source in SOURCES),
-                "no price" if amount is None else f"${amount}",
-                _dash(sums["over_limit"]),
-            )
-        if cycle["products"]:
+        title = f"{shown(channel)}, {cycle['starts_on']} to {cycle['ends_on']} ({state})"
+        if not cycle["products"]:
+            console.print(f"{title}: no usage")
+            continue
+        console.print(title)
+        rows = {product: _row_of(sums) for product, sums in cycle["products"].items()}
+        # A column without any number says nothing.
+        used = [name for name in _COLUMNS if any(row[name] != "-" for row in rows.values())]
+        table = a_table("product", *used)
+        for product, row in rows.items():
+            table.add_row(product, *(row[name] for name in used))
+        if _width_of(table) <= console.width:
             console.print(table)
-        else:
-            console.print(
-                f"{channel}, {cycle['starts_on']} to {cycle['ends_on']} ({state}): no usage"
-            )
+            continue
+        for product, row in rows.items():
+            words = [f"{name} {row[name]}" for name in used if row[name] != "-"]
+            console.print(f"  {product}: " + ", ".join(words))
+
+
+def _width_of(table: Table) -> int:
+    options = console.options.update(max_width=WIDTH_MAX)
+    return Measurement.get(console, options, table).maximum
+
+
+_COLUMNS = ("usage", *SOURCES, "amount", "over limit")
+
+
+def _row_of(sums: Document) -> dict[str, str]:
+    amount = sums["postpaid_amount"]
+    return {
+        "usage": grouped(sums["usage"]),
+        **{source: _dash(sums[source]) for source in SOURCES},
+        "amount": "no price" if amount is None else f"${grouped(amount)}",
+        "over limit": _dash(sums["over_limit"]),
+    }
+
+
+def grouped(number: str) -> str:
+    """Write a decimal text with commas between thousands."""
+    whole, dot, rest = number.partition(".")
+    return f"{int(whole):,}{dot}{rest}"
 
 
 def show_lots(channel: str, document: Document) -> None:
@@ -139,31 +176,29 @@ def show_lots(channel: str, document: Document) -> None:
     for reservation in document["reservations"]:
         when = reservation["executes_on"] or "when the trial is over"
         console.print(
-            f"reserved: {reservation['lot']}, {reservation['quantity']} {reservation['product']},"
+            f"reserved: {shown(reservation['lot'])}, {grouped(reservation['quantity'])}"
+            f" {reservation['product']},"
             f" bought {when}"
         )
     for period in document.get("ranges", ()):
         console.print(
-            f"{period['product']}, {period['from']} to {period['to']}: {period['monthly']} a month,"
-            f" at least {period['minimum']}, at most {period['maximum']}"
+            f"{period['product']}, {period['from']} to {period['to']}:"
+            f" {grouped(period['monthly'])} a month, at least {grouped(period['minimum'])}, at most {grouped(period['maximum'])}"
         )
 
 
 def show_lot(channel: str, lot: Document) -> None:
     """Show one lot with its months."""
-    price = "no price" if lot["price"] is None else f"${lot['price']}"
-    title = (
-        f"{channel}, lot {lot['lot']}: {lot['quantity']} {lot['product']},"
-        f" {lot['starts_on']} to {lot['ends_on']}, {lot['state']}, {price}, pool {lot['pool']}"
+    price = "no price" if lot["price"] is None else f"${grouped(lot['price'])}"
+    console.print(
+        f"{shown(channel)}, lot {shown(lot['lot'])}: {grouped(lot['quantity'])} {lot['product']},"
+        f" {lot['starts_on']} to {lot['ends_on']}, {lot['state']}, {price},"
+        f" pool {grouped(lot['pool'])}"
     )
     if not lot["windows"]:
-        console.print(title)
         return
-    table = Table(title=title)
-    table.add_column("window")
     columns = ("own", "carried", "borrowed", "minimum", "lent")
-    for heading in columns:
-        table.add_column(heading, justify="right")
+    table = a_table("window", *columns)
     for window in lot["windows"]:
         table.add_row(window["starts_on"], *(_dash(window[column]) for column in columns))
     console.print(table)
@@ -176,10 +211,10 @@ def show_verification(is_ok: bool, checked: Mapping[str, int], differences: Sequ
     )
     console.print(f"verify: {'ok' if is_ok else 'NOT OK'} ({counts})")
     for difference in differences[:DIFFERENCES_MAX]:
-        console.print(f"  {difference}", markup=False)
+        console.print(f"  {difference}")
     if len(differences) > DIFFERENCES_MAX:
         console.print(f"  and {len(differences) - DIFFERENCES_MAX} more")
 
 
 def _dash(quantity: str) -> str:
-    return "-" if quantity == "0" else quantity
+    return "-" if quantity == "0" else grouped(quantity)

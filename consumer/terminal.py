@@ -52,6 +52,19 @@ ChannelArgument = Annotated[str, typer.Argument(metavar="CHANNEL", help="The cha
 ProductArgument = Annotated[str, typer.Argument(metavar="PRODUCT", help=", ".join(PRODUCTS))]
 
 
+# Names are chosen by strangers: longer ones are cut where people read them.
+SHOWN_CHARACTERS_MAX = 60
+
+
+def shown(name: str, characters_max: int = SHOWN_CHARACTERS_MAX) -> str:
+    """Write a name so that it can neither move the cursor nor hide a part of itself."""
+    plain = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
+    return plain if len(plain) <= characters_max else plain[: characters_max - 1] + "…"
+
+
 class Stop(Exception):
     """End with a message for people and an exit status."""
 
