@@ -14,7 +14,7 @@ import typer
 # Typer carries a Click of its own, and shows only a part of its errors.
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-from consumer import inspecting, operating, ordering
+from consumer import charting, inspecting, operating, ordering
 from consumer.settings import BadSettings
 from consumer.terminal import FINDING, INTERRUPTED, WRONG_USAGE, Stop
 from metering.errors import BadCatalog, MeteringError
@@ -38,6 +38,7 @@ for command in (
     inspecting.quote,
     inspecting.lots,
     inspecting.statement,
+    charting.chart,
     inspecting.verify,
     ordering.limit,
 ):

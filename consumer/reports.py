@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from consumer.terminal import shown
+from consumer.terminal import grouped, shown
 from metering.errors import Refused
 from metering.lifecycle import check_quantity
 from metering.prices import quote
@@ -116,9 +116,10 @@ def _outcome_words(outcomes: Mapping[str, Any]) -> str:
 
 def a_table(*headings: str) -> Table:
     """Make a table that fits narrow terminals: words to the left, numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number == 0)
+        # A number that has no room is broken, never cut.
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     return table
 
 
@@ -163,12 +164,6 @@ def _row_of(sums: Document) -> dict[str, str]:
     }
 
 
-def grouped(number: str) -> str:
-    """Write a decimal text with commas between thousands."""
-    whole, dot, rest = number.partition(".")
-    return f"{int(whole):,}{dot}{rest}"
-
-
 def show_lots(channel: str, document: Document) -> None:
     """Show the lots of a channel with their months."""
     for lot in document["lots"]:
@@ -183,7 +178,8 @@ def show_lots(channel: str, document: Document) -> None:
     for period in document.get("ranges", ()):
         console.print(
             f"{period['product']}, {period['from']} to {period['to']}:"
-            f" {grouped(period['monthly'])} a month, at least {grouped(period['minimum'])}, at most {grouped(period['maximum'])}"
+            f" {grouped(period['monthly'])} a month, at least {grouped(period['minimum'])},"
+            f" at most {grouped(period['maximum'])}"
         )
 
 

@@ -65,6 +65,12 @@ def shown(name: str, characters_max: int = SHOWN_CHARACTERS_MAX) -> str:
     return plain if len(plain) <= characters_max else plain[: characters_max - 1] + "…"
 
 
+def grouped(number: str) -> str:
+    """Write a decimal text with commas between thousands."""
+    whole, dot, rest = number.partition(".")
+    return f"{int(whole):,}{dot}{rest}"
+
+
 class Stop(Exception):
     """End with a message for people and an exit status."""
 

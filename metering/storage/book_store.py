@@ -8,9 +8,10 @@ import orjson
 import sqlalchemy as sa
 
 from metering import statements
+from metering.months import Fill, months_of
 from metering.storage import account_store
 from metering.storage.database import any_of, driver_of
-from metering.storage.tables import channel, cycle, notice
+from metering.storage.tables import channel, cycle, fill, notice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from metering.accounts import Account
     from metering.catalog import Catalog
+    from metering.months import Month
 
 Document = dict[str, Any]
 
@@ -39,14 +41,46 @@ async def read_channel(
     """Read the books of one channel, with what its months may take; None if there is no such."""
     async with engine.connect() as opened:
         connection = await opened.execution_options(isolation_level="REPEATABLE READ")
-        known = await connection.scalar(
-            sa.select(channel.c.channel).where(
-                channel.c.channel == name, channel.c.time_zone.is_not(None)
+        return await _read_one(connection, catalog, name, clock)
+
+
+async def read_months(
+    engine: AsyncEngine, catalog: Catalog, name: str, *, clock: int
+) -> dict[str, list[Month]] | None:
+    """Read the months of one channel, by product; None if there is no such channel."""
+    async with engine.connect() as opened:
+        connection = await opened.execution_options(isolation_level="REPEATABLE READ")
+        document = await _read_one(connection, catalog, name, clock)
+        if document is None:
+            return None
+        rows = await connection.execute(
+            sa.select(
+                fill.c.product,
+                fill.c.on_day,
+                fill.c.source,
+                fill.c.lot,
+                fill.c.window_number,
+                sa.cast(sa.func.sum(fill.c.quantity), sa.BigInteger),
+            )
+            .where(fill.c.channel == name, fill.c.quantity > 0)
+            .group_by(
+                fill.c.product, fill.c.on_day, fill.c.source, fill.c.lot, fill.c.window_number
             )
         )
-        if known is None:
-            return None
-        return (await _documents(connection, catalog, [name], clock, with_ranges=True))[name]
+        return months_of(document, (Fill(*row) for row in rows))
+
+
+async def _read_one(
+    connection: AsyncConnection, catalog: Catalog, name: str, clock: int
+) -> Document | None:
+    known = await connection.scalar(
+        sa.select(channel.c.channel).where(
+            channel.c.channel == name, channel.c.time_zone.is_not(None)
+        )
+    )
+    if known is None:
+        return None
+    return (await _documents(connection, catalog, [name], clock, with_ranges=True))[name]
 
 
 async def _read(

@@ -1,4 +1,4 @@
-"""What invoicing hears of a closed cycle: its statement, its plan, and the lots as they then stood."""
+"""What invoicing hears of a closed cycle: its plan and the lots as they then stood, too."""
 
 from tests.builders import instant, purchased, registered, workflow
 from tests.fakes import MemoryMeter
