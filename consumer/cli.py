@@ -14,7 +14,7 @@ import typer
 # Typer carries a Click of its own, and shows only a part of its errors.
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-from consumer import charting, inspecting, operating, ordering
+from consumer import charting, dead_letters, inspecting, operating, ordering
 from consumer.settings import BadSettings
 from consumer.terminal import FINDING, INTERRUPTED, WRONG_USAGE, Stop
 from metering.errors import BadCatalog, MeteringError
@@ -43,6 +43,8 @@ for command in (
     ordering.limit,
 ):
     app.command(name=command.__name__.partition("_")[0])(command)
+app.command(name="dead-letters")(dead_letters.dead_letters)
+app.command(name="redeliver")(dead_letters.redeliver)
 app.add_typer(ordering.lot, name="lot")
 app.add_typer(ordering.channel, name="channel")
 

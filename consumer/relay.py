@@ -44,6 +44,7 @@ REQUEST_BYTES_MAX = 16 << 20
 
 DETAIL_HEADER = "lotmeter-detail"
 OWN_HEADER = "lotmeter-"
+CUT_OUT = "was too large for this topic: cut out"
 
 log = structlog.get_logger()
 
@@ -181,7 +182,7 @@ class Relay:
 
 
 def _without_value(message: OutboxMessage) -> OutboxMessage:
-    cut = f"the value of {len(message.value or b'')} bytes was too large for this topic: cut out"
+    cut = f"the value of {len(message.value or b'')} bytes {CUT_OUT}"
     details = [value for name, value in message.headers if name == DETAIL_HEADER and value]
     detail = b"; ".join([*details, cut.encode()])
     others = tuple(header for header in message.headers if header[0] != DETAIL_HEADER)

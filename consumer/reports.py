@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from consumer.terminal import grouped, shown
@@ -17,7 +25,7 @@ from metering.quantities import amount_text, quantity_of, quantity_text
 from metering.statements import SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import date
     from decimal import Decimal
 
@@ -198,6 +206,18 @@ def show_lot(channel: str, lot: Document) -> None:
     for window in lot["windows"]:
         table.add_row(window["starts_on"], *(_dash(window[column]) for column in columns))
     console.print(table)
+
+
+@contextmanager
+def progress_bar(words: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far long work is, beside its output; yields what to tell it by."""
+    errors = Console(stderr=True)
+    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=errors, transient=True, disable=not errors.is_terminal
+    ) as progress:
+        task = progress.add_task(words, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def show_verification(is_ok: bool, checked: Mapping[str, int], differences: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ def message_of(settings: Settings, line: Line) -> Outgoing:
 async def producing(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:  # noqa: ANN401
     """Yield a producer that waits until every replica in sync has a message."""
     producer = AIOKafkaProducer(
-        **kafka_options(settings), acks="all", max_request_size=2**20, **options
+        **kafka_options(settings), acks="all", **{"max_request_size": 2**20, **options}
     )
     try:
         await producer.start()
