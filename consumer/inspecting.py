@@ -62,14 +62,16 @@ def simulate(
             raise Stop(f"--database {error}", WRONG_USAGE) from None
     try:
         lines = simulation.read_scenario(file)
-        books = run(
-            simulation.simulate(
-                lines,
-                catalog_of(settings_for(kafka=False, database=False)),
-                as_of=end,
-                database_url=database,
+        with reports.progress_bar("lines", len(lines)) as progress:
+            books = run(
+                simulation.simulate(
+                    lines,
+                    catalog_of(settings_for(kafka=False, database=False)),
+                    as_of=end,
+                    database_url=database,
+                    progress=progress,
+                )
             )
-        )
     except simulation.WrongScenario as error:
         raise Stop(str(error), WRONG_USAGE) from None
     except UnicodeDecodeError:
@@ -160,7 +162,10 @@ def verify(
     """Prove the books: recompute them from the records of the events."""
     settings = settings_for(kafka=False)
     catalog = catalog_of(settings)
-    report = with_engine(settings, lambda engine: prove(engine, catalog, full=full))
+    with reports.progress_bar("channels") as progress:
+        report = with_engine(
+            settings, lambda engine: prove(engine, catalog, full=full, progress=progress)
+        )
     if json:
         print_json(
             {"ok": report.is_ok, "checked": report.checked, "differences": report.differences}

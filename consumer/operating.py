@@ -107,7 +107,7 @@ def send(
     ],
 ) -> None:
     """Publish a file of messages to their topics."""
-    from consumer import sending, simulate  # noqa: PLC0415
+    from consumer import reports, sending, simulate  # noqa: PLC0415
 
     settings = settings_for(database=False)
     try:
@@ -116,7 +116,9 @@ def send(
         raise Stop(str(error), WRONG_USAGE) from None
     except OSError as error:
         raise Stop(f"{file} cannot be read: {error.strerror}", WRONG_USAGE) from None
-    count = run(sending.send(settings, (sending.message_of(settings, line) for line in lines)))
+    messages = (sending.message_of(settings, line) for line in lines)
+    with reports.progress_bar("messages", len(lines)) as progress:
+        count = run(sending.send(settings, messages, progress=progress))
     print(f"sent {count} messages")
 
 

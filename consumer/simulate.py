@@ -24,7 +24,7 @@ from metering.storage.database import create_engine
 from metering.verification import verify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -117,7 +117,12 @@ def _compact(event: object) -> bytes:
 
 
 async def simulate(
-    lines: Sequence[Line], catalog: Catalog, *, as_of: int | None, database_url: str | None = None
+    lines: Sequence[Line],
+    catalog: Catalog,
+    *,
+    as_of: int | None,
+    database_url: str | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Simulation:
     """Feed a scenario into a fresh database and read its books. Raises WrongScenario if as_of has
     passed.
@@ -134,7 +139,7 @@ async def simulate(
     async with _fresh_books(database_url) as engine:
         read = decoder_for(catalog, commands_topic=COMMANDS)
         meter = Meter(engine, catalog, read, group=GROUP)
-        outcomes = await _feed(meter, read, lines, clocks, end)
+        outcomes = await _feed(meter, read, lines, clocks, end, progress)
         channels = await book_store.read_all(engine, catalog, clock=end)
         report = await verify(engine, catalog, full=True)
     document = {
@@ -159,7 +164,12 @@ def _clocks(lines: Iterable[Line]) -> list[int]:
 
 
 async def _feed(
-    meter: Meter, read: Decode, lines: Sequence[Line], clocks: Sequence[int], end: int
+    meter: Meter,
+    read: Decode,
+    lines: Sequence[Line],
+    clocks: Sequence[int],
+    end: int,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     topics = {Partition(line.topic, 0): 0 for line in lines}
     claims = {
@@ -192,6 +202,8 @@ async def _feed(
         for (_, outcome), count in receipt.outcomes.items():
             outcomes[outcome] += count
         _move_taken_up(receipt, outcomes)
+        if progress is not None:
+            progress(start + len(records))
     while True:
         receipt, settled = await meter.settle_due(now=end, closing_clock=end)
         rejected.update(receipt.rejected)
