@@ -14,7 +14,7 @@ import typer
 # Typer carries a Click of its own, and shows only a part of its errors.
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-from consumer import charting, dead_letters, inspecting, operating, ordering
+from consumer import charting, dead_letters, explaining, inspecting, operating, ordering
 from consumer.settings import BadSettings
 from consumer.terminal import FINDING, INTERRUPTED, WRONG_USAGE, Stop
 from metering.errors import BadCatalog, MeteringError
@@ -39,6 +39,7 @@ for command in (
     inspecting.lots,
     inspecting.statement,
     charting.chart,
+    explaining.explain,
     inspecting.verify,
     ordering.limit,
 ):

@@ -204,6 +204,7 @@ def _show_plan(plan: Plan) -> None:
     console = reports.console
     if plan.chosen:
         table = reports.a_table("topic", "reason", "records")
+        table.columns[1].justify = "left"
         for (topic, reason), count in sorted(plan.chosen.items()):
             table.add_row(topic, reason, f"{count:,}")
         console.print(table)

@@ -67,8 +67,9 @@ def shown(name: str, characters_max: int = SHOWN_CHARACTERS_MAX) -> str:
 
 def grouped(number: str) -> str:
     """Write a decimal text with commas between thousands."""
-    whole, dot, rest = number.partition(".")
-    return f"{int(whole):,}{dot}{rest}"
+    whole, dot, rest = number.removeprefix("-").partition(".")
+    sign = "-" if number.startswith("-") else ""
+    return f"{sign}{int(whole):,}{dot}{rest}"
 
 
 class Stop(Exception):

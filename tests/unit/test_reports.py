@@ -3,7 +3,7 @@
 import pytest
 
 from consumer import reports
-from consumer.terminal import SHOWN_CHARACTERS_MAX, shown
+from consumer.terminal import SHOWN_CHARACTERS_MAX, grouped, shown
 
 SUMS = {
     "usage": "6000",
@@ -92,3 +92,11 @@ def test_a_name_is_shown_whole_if_it_is_not_too_long():
     assert shown("n" * SHOWN_CHARACTERS_MAX) == "n" * SHOWN_CHARACTERS_MAX
     assert shown("n" * 255) == "n" * (SHOWN_CHARACTERS_MAX - 1) + "…"
     assert shown("\u202ea\x00") == "\\u202ea\\x00"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [("0", "0"), ("1234567.5", "1,234,567.5"), ("-0.5", "-0.5"), ("-1000", "-1,000")],
+)
+def test_thousands_are_grouped(number, words):
+    assert grouped(number) == words
