@@ -42,12 +42,19 @@ async def a_service(broker: str, url: str, **changes: str) -> dict[str, str]:
         **changes,
     }
     environ = {f"LOTMETER_{variable}": value for variable, value in variables.items()}
+    await prepare(environ)
+    return environ
+
+
+async def prepare(environ: Mapping[str, str]) -> None:
+    """Make the topics and tables that the variables name, where they are missing."""
     settings = Settings.from_environ(environ)
     await topics.create_missing(settings, partitions=PARTITIONS, replication=1)
-    engine = create_engine(url, schema=settings.database_schema)
+    engine = create_engine(
+        settings.database_url.get_secret_value(), schema=settings.database_schema
+    )
     await migrate(engine, settings.database_schema)
     await engine.dispose()
-    return environ
 
 
 @asynccontextmanager
@@ -66,7 +73,8 @@ async def a_member(environ: Mapping[str, str]) -> AsyncIterator[None]:
 async def books_of(environ: Mapping[str, str]) -> AsyncIterator[asyncpg.Connection]:
     """Open the database of a service."""
     connection = await asyncpg.connect(
-        environ["LOTMETER_DATABASE_URL"], server_settings={"search_path": "lotmeter"}
+        environ["LOTMETER_DATABASE_URL"],
+        server_settings={"search_path": environ.get("LOTMETER_DATABASE_SCHEMA", "lotmeter")},
     )
     try:
         yield connection
