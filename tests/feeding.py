@@ -7,7 +7,8 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from consumer import simulate
-from consumer.decoding import decoder_for, instant_from
+from consumer.envelopes import instant_from
+from consumer.readers import decoder_for
 from metering.catalog import shipped_catalog
 from metering.meter import Meter
 from metering.storage import schema
