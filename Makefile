@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 UV_VERSION := 0.13.9
 
 .PHONY: setup demo test check format dashboards mutants lock clean
+.PHONY: setup demo test check format pictures mutants lock clean
 
 setup: $(STAMP)
 
@@ -40,6 +41,9 @@ format: setup
 # Writes what Grafana reads; a test says when that was forgotten.
 dashboards: setup
 	$(BIN)/python deploy/grafana/make_dashboards.py
+# Draws the pictures of docs/; a test says when that was forgotten.
+pictures: setup
+	$(BIN)/python docs/make_pictures.py
 
 # Breaks the rules of billing on purpose, one place at a time, and lists what no test noticed.
 mutants: setup

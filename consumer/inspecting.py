@@ -49,8 +49,8 @@ def simulate(
 ) -> None:
     """Print the books of a scenario, with the clock under control."""
     from consumer import simulate as simulation  # noqa: PLC0415
-    from consumer.envelopes import instant_from  # noqa: PLC0415
     from consumer.embedded import EmbeddedServerUnavailable  # noqa: PLC0415
+    from consumer.envelopes import instant_from  # noqa: PLC0415
 
     end = None
     if as_of is not None and (end := instant_from(as_of)) is None:

@@ -55,6 +55,14 @@ class Line(NamedTuple):
     clock: int | None  # The instant at which it arrives; None where it does not say.
 
 
+class FedBooks(NamedTuple):
+    """Books of a scenario, as long as their database is there."""
+
+    engine: AsyncEngine
+    end: int  # Where the clock stands.
+    outcomes: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Simulation:
     """What a scenario came to: the document of `simulate --json`, and whether its books could be
@@ -127,6 +135,29 @@ async def simulate(
     """Feed a scenario into a fresh database and read its books. Raises WrongScenario if as_of has
     passed.
     """
+    async with fed_books(
+        lines, catalog, as_of=as_of, database_url=database_url, progress=progress
+    ) as books:
+        channels = await book_store.read_all(books.engine, catalog, clock=books.end)
+        report = await verify(books.engine, catalog, full=True)
+    document = {
+        "as_of": moment_of(books.end).isoformat().replace("+00:00", "Z"),
+        "outcomes": books.outcomes,
+        "channels": channels,
+    }
+    return Simulation(document, report.differences)
+
+
+@asynccontextmanager
+async def fed_books(
+    lines: Sequence[Line],
+    catalog: Catalog,
+    *,
+    as_of: int | None,
+    database_url: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> AsyncIterator[FedBooks]:
+    """Yield the books of a scenario in a database of their own. Raises WrongScenario."""
     clocks = _clocks(lines)
     end = clocks[-1] if clocks else None
     if as_of is not None and end is not None and as_of < end:
@@ -139,15 +170,7 @@ async def simulate(
     async with _fresh_books(database_url) as engine:
         read = decoder_for(catalog, commands_topic=COMMANDS)
         meter = Meter(engine, catalog, read, group=GROUP)
-        outcomes = await _feed(meter, read, lines, clocks, end, progress)
-        channels = await book_store.read_all(engine, catalog, clock=end)
-        report = await verify(engine, catalog, full=True)
-    document = {
-        "as_of": moment_of(end).isoformat().replace("+00:00", "Z"),
-        "outcomes": outcomes,
-        "channels": channels,
-    }
-    return Simulation(document, report.differences)
+        yield FedBooks(engine, end, await _feed(meter, read, lines, clocks, end, progress))
 
 
 def _clocks(lines: Iterable[Line]) -> list[int]:
