@@ -1,0 +1,117 @@
+"""CPU seconds and memory of processes, as the kernel counts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+TICKS = os.sysconf("SC_CLK_TCK")
+SAMPLE_SECONDS = 0.5
+
+
+def children_named(name: str, *, parent: int | None = None) -> list[int]:
+    """Find the children of a process, this one unless told, by the name of their program."""
+    parent = os.getpid() if parent is None else parent
+    return [
+        process
+        for process in _processes()
+        if _stat(process)[:2] == (name, parent)
+    ]
+
+
+def tree_of(root: int) -> list[int]:
+    """List a process and all below it."""
+    parents = {process: _stat(process)[1] for process in _processes()}
+    found = [root]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """Sum up the time that a process and all below it have worked, those that are gone included."""
+    return sum(sum(_stat(process)[2]) for process in tree_of(root)) / TICKS
+
+
+def machine_cpu_seconds() -> float:
+    """Sum up the time that anybody has worked on this machine."""
+    user, nice, system, _, _, interrupts, soft, steal = (
+        int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    return (user + nice + system + interrupts + soft + steal) / TICKS
+
+
+def memory_bytes(root: int) -> int:
+    """Sum up the memory of a process and all below it, with shared pages counted once."""
+    total = 0
+    for process in tree_of(root):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += 1_024 * int(line.split()[1])
+    return total
+
+
+def peak_bytes(process: int) -> int:
+    """Tell the most memory that a single process has had."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1_024 * int(line.split()[1])
+    return 0
+
+
+@dataclass
+class Usage:
+    """What processes have used between two moments, by their role."""
+
+    cpu: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+
+
+@contextlib.asynccontextmanager
+async def watching(roots: Mapping[str, list[int]]) -> AsyncIterator[Usage]:
+    """Count what processes use while a block runs; `other` is everything else on the machine."""
+    usage = Usage(memory=dict.fromkeys(roots, 0))
+
+    def counted() -> dict[str, float]:
+        seconds = {role: sum(map(cpu_seconds, found)) for role, found in roots.items()}
+        return {**seconds, "machine": machine_cpu_seconds()}
+
+    async def sample() -> None:
+        while True:
+            for role, found in roots.items():
+                usage.memory[role] = max(usage.memory[role], sum(map(memory_bytes, found)))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    before, own = counted(), os.times()
+    sampler = asyncio.create_task(sample())
+    try:
+        yield usage
+    finally:
+        sampler.cancel()
+        usage.cpu = {role: seconds - before[role] for role, seconds in counted().items()}
+        now = os.times()
+        usage.cpu["bench"] = now.user + now.system - own.user - own.system
+        usage.cpu["other"] = usage.cpu.pop("machine") - sum(usage.cpu.values())
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+
+
+def _stat(process: int) -> tuple[str, int, tuple[int, ...]]:
+    """Read name, parent and times of a process; of one that is gone there is nothing."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return "", 0, ()
+    name, _, rest = text.partition("(")[2].rpartition(")")
+    words = rest.split()
+    return name, int(words[1]), tuple(map(int, words[11:15]))
