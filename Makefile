@@ -10,6 +10,7 @@ UV_VERSION := 0.13.9
 
 .PHONY: setup demo test check format dashboards mutants lock clean
 .PHONY: setup demo test check format pictures mutants lock clean
+.PHONY: setup demo test bench bench-full check format mutants lock clean
 
 setup: $(STAMP)
 
@@ -27,6 +28,14 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+# ARGS=--quick for less than a minute; ARGS=--help says what else there is.
+bench: setup
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# Every kind of traffic, and Apache Kafka too: needs Java and Maven, and up to an hour.
+bench-full: setup
+	$(BIN)/python -m tests.benchmarks --full $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

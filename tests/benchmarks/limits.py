@@ -20,6 +20,8 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from asyncpg.pgproto.pgproto import UUID
 
+from tests.benchmarks.population import PARTITIONS
+
 ROWS_A_TRANSACTION = 10_000
 
 TABLE = """
@@ -94,9 +96,7 @@ async def read(servers: str, *, topics: list[str], records: int) -> float:
     )
     await consumer.start()
     partitions = [
-        TopicPartition(topic, partition)
-        for topic in topics
-        for partition in consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
+        TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)
     ]
     consumer.assign(partitions)
     await consumer.seek_to_beginning()
@@ -108,13 +108,6 @@ async def read(servers: str, *, topics: list[str], records: int) -> float:
     seconds = time.monotonic() - began
     await consumer.stop()
     return seconds
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
-    consumer.subscribe([topic])
-    await consumer._client.force_metadata_update()
-    consumer.unsubscribe()
-    return consumer.partitions_for_topic(topic) or set()
 
 
 def main() -> None:

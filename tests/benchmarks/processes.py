@@ -13,31 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 TICKS = os.sysconf("SC_CLK_TCK")
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 1
 
 
-def children_named(name: str, *, parent: int | None = None) -> list[int]:
-    """Find the children of a process, this one unless told, by the name of their program."""
-    parent = os.getpid() if parent is None else parent
-    return [
-        process
-        for process in _processes()
-        if _stat(process)[:2] == (name, parent)
-    ]
+def children_named(name: str) -> list[int]:
+    """Find the children of this process by the name of their program."""
+    return [process for process in _children(os.getpid()) if _stat(process)[0] == name]
 
 
 def tree_of(root: int) -> list[int]:
     """List a process and all below it."""
-    parents = {process: _stat(process)[1] for process in _processes()}
     found = [root]
     for process in found:
-        found += [child for child, parent in parents.items() if parent == process]
+        found += _children(process)
     return found
 
 
 def cpu_seconds(root: int) -> float:
     """Sum up the time that a process and all below it have worked, those that are gone included."""
-    return sum(sum(_stat(process)[2]) for process in tree_of(root)) / TICKS
+    return sum(sum(_stat(process)[1]) for process in tree_of(root)) / TICKS
 
 
 def machine_cpu_seconds() -> float:
@@ -102,16 +96,20 @@ async def watching(roots: Mapping[str, list[int]]) -> AsyncIterator[Usage]:
         usage.cpu["other"] = usage.cpu.pop("machine") - sum(usage.cpu.values())
 
 
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{process}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
 
 
-def _stat(process: int) -> tuple[str, int, tuple[int, ...]]:
-    """Read name, parent and times of a process; of one that is gone there is nothing."""
+def _stat(process: int) -> tuple[str, tuple[int, ...]]:
+    """Read name and times of a process; of one that is gone there is nothing."""
     try:
         text = Path(f"/proc/{process}/stat").read_text()
     except OSError:
-        return "", 0, ()
+        return "", ()
     name, _, rest = text.partition("(")[2].rpartition(")")
     words = rest.split()
-    return name, int(words[1]), tuple(map(int, words[11:15]))
+    return name, tuple(map(int, words[11:15]))

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
-from consumer import topics
-from consumer.embedded import embedded_broker, embedded_postgres
+from consumer import embedded, topics
 from consumer.settings import PREFIX, Settings
 from metering.storage import schema
 from metering.storage.database import create_engine
 from tests.benchmarks import processes
-from tests.benchmarks.workload import CLOSING_HOURS, PARTITIONS, TOPICS
+from tests.benchmarks.population import CLOSING_HOURS, PARTITIONS
+from tests.benchmarks.workload import TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
-    from tests.benchmarks.workload import Chunk, Record
+    from tests.benchmarks.population import Chunk, Record
 
 BATCH_BYTES = 256 * 1_024
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stack:
     """A broker and a database server, with the processes that they are made of."""
 
@@ -38,7 +37,7 @@ class Stack:
         """Give the URL of one database."""
         return f"{self.database_url.rpartition('/')[0]}/{database}"
 
-    def environ(self, database: str, *, prefix: str = "usage", commands: str) -> dict[str, str]:
+    def environ(self, database: str, *, prefix: str, commands: str) -> dict[str, str]:
         """Say how a member is set: as it ships, but for what the benchmark is about."""
         return {
             f"{PREFIX}KAFKA_SERVERS": self.kafka_servers,
@@ -61,18 +60,19 @@ class Stack:
         finally:
             await connection.close()
 
-    async def create_database(self, name: str, *, template: str | None = None) -> None:
-        """Make a database, empty or as another one is; and let no work of before disturb it."""
+    @contextlib.asynccontextmanager
+    async def database(self, name: str, *, template: str | None = None) -> AsyncIterator[str]:
+        """Make a database, empty or as another one is, for as long as it is needed."""
         async with self.administrator() as connection:
             await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             copied = f"TEMPLATE {template} STRATEGY FILE_COPY" if template else ""
             await connection.execute(f"CREATE DATABASE {name} {copied}")
+            # What was written before is not to be paid for by what is measured.
             await connection.execute("CHECKPOINT")
-
-    async def drop_database(self, name: str) -> None:
-        """Drop a database."""
-        async with self.administrator() as connection:
-            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            try:
+                yield name
+            finally:
+                await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def migrate(self, database: str) -> None:
         """Lay out the books."""
@@ -87,8 +87,9 @@ class Stack:
         settings = Settings.from_environ(environ)
         await topics.create_missing(settings, partitions=PARTITIONS, replication=1)
 
-    async def produce(self, chunks: Iterable[Chunk]) -> None:
-        """Send records in batches that are made here: one future a batch, not one a record."""
+    @contextlib.asynccontextmanager
+    async def producer(self) -> AsyncIterator[AIOKafkaProducer]:
+        """Yield a producer for batches of `batches_of`."""
         producer = AIOKafkaProducer(
             bootstrap_servers=self.kafka_servers,
             acks="all",
@@ -97,6 +98,13 @@ class Stack:
         )
         await producer.start()
         try:
+            yield producer
+        finally:
+            await producer.stop()
+
+    async def produce(self, chunks: Iterable[Chunk]) -> None:
+        """Send records, and wait until the broker has them."""
+        async with self.producer() as producer:
             for chunk in chunks:
                 underway = [
                     await producer.send_batch(batch, topic, partition=partition)
@@ -105,12 +113,10 @@ class Stack:
                 ]
                 for sent in underway:
                     await sent
-        finally:
-            await producer.stop()
 
 
 def batches_of(producer: AIOKafkaProducer, records: list[Record]) -> Iterator[object]:
-    """Pack records."""
+    """Pack records: a batch has one future, records would have one each."""
     batch = producer.create_batch()
     for key, value in records:
         if batch.append(key=key, value=value, timestamp=None) is None:
@@ -122,20 +128,37 @@ def batches_of(producer: AIOKafkaProducer, records: list[Record]) -> Iterator[ob
 
 
 @contextlib.asynccontextmanager
-async def stack(*, kafka_servers: str | None, database_url: str | None) -> AsyncIterator[Stack]:
-    """Start what is not named."""
-    async with contextlib.AsyncExitStack() as servers:
-        roots: dict[str, list[int]] = {"postgres": [], "broker": []}
-        if database_url is None:
-            before = set(processes.children_named("postgres"))
-            database_url = await servers.enter_async_context(embedded_postgres())
-            roots["postgres"] = [*set(processes.children_named("postgres")) - before]
-        if kafka_servers is None:
-            kafka_servers = await servers.enter_async_context(embedded_broker())
-            roots["broker"] = processes.children_named("tansu")
-        yield Stack(kafka_servers, database_url, roots)
+async def running_database(
+    url: str | None, *, settings: dict[str, str] | None = None
+) -> AsyncIterator[tuple[str, list[int]]]:
+    """Start PostgreSQL unless one is named; yields its URL and its processes."""
+    if url is not None:
+        yield url, []
+        return
+    before = {**embedded.POSTGRES_SETTINGS}
+    embedded.POSTGRES_SETTINGS.update(settings or {})
+    known = set(processes.children_named("postgres"))
+    async with embedded.embedded_postgres() as started:
+        embedded.POSTGRES_SETTINGS.clear()
+        embedded.POSTGRES_SETTINGS.update(before)
+        yield started, sorted(set(processes.children_named("postgres")) - known)
 
 
-def own_environ(environ: dict[str, str]) -> dict[str, str]:
-    """Give a member the environment of this process, and its settings."""
-    return {**os.environ, **environ}
+@contextlib.asynccontextmanager
+async def running_broker(
+    servers: str | None, *, is_apache: bool
+) -> AsyncIterator[tuple[str, list[int], str]]:
+    """Start a broker unless one is named; yields its address, its processes and what it is."""
+    if servers is not None:
+        yield servers, [], "given"
+    elif is_apache:
+        # Imported where it is wanted, because not everybody has Java.
+        from tests.benchmarks.apache_kafka import apache_kafka  # noqa: PLC0415
+
+        async with apache_kafka() as (started, running):
+            yield started, running, "Apache Kafka"
+    else:
+        known = set(processes.children_named("tansu"))
+        async with embedded.embedded_broker() as started:
+            running = sorted(set(processes.children_named("tansu")) - known)
+            yield started, running, "embedded"

@@ -6,31 +6,22 @@ Nothing in it can be refused or rejected: what is wrong with records is the busi
 from __future__ import annotations
 
 import random
-from calendar import monthrange
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import orjson
-from aiokafka.partitioner import murmur2
+
+from tests.benchmarks.population import PARTITIONS, Record, name_of, partition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-PARTITIONS = 8
+    from tests.benchmarks.population import Chunk, Population
+
 CHUNK_RECORDS = 100_000
-
-# Previous cycles stay open while a benchmark runs, so that a lot can be in its second window and
-# give carried units.
-CLOSING_HOURS = 240
-
-# At noon in UTC it is the same day in all of these.
-ZONES = ("Asia/Seoul", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "UTC", "Asia/Kathmandu")
-PLANS = ("enterprise", "growth", "enterprise", "growth", "enterprise", "free")
-# Of so many channels one is in the second month of its lots.
-OLD_EVERY = 4
 
 # Shares of the kinds of events, by the name of the mix.
 MIXES = {
@@ -39,34 +30,23 @@ MIXES = {
     "messages": {"message": 100},
     "levels": {"mu": 50, "seat": 50},
 }
-TOPIC_OF = {
-    "workflow": "workflow",
-    "message": "message",
-    "marketing": "message",
-    "mu": "mu",
-    "seat": "seat",
-}
-TOPICS = tuple(dict.fromkeys(TOPIC_OF.values()))
+TOPICS = ("mu", "seat", "workflow", "message")
+TOPIC_OF = {**{topic: topic for topic in TOPICS}, "marketing": "message"}
 
 # Thousandths of a PU a message, as in the published price list.
 PU = {"kakao_infotalk": 7_000, "kakao_cstalk": 80_000, "sms": 10_000, "lms": 28_000}
+KINDS = tuple(PU)
 PU_OF_GLOBAL = {"US": (14_000, 14_500), "CA": (14_000, 14_500), "JP": (14_000, 109_000)}
+COUNTRIES = tuple(PU_OF_GLOBAL)
 TEXTS = (("Your order is on its way.", 1), ("주문하신 상품이 발송되었습니다.", 1), ("a" * 200, 2))
+TEXTS_IN_JSON = tuple((orjson.dumps(text).decode(), segments) for text, segments in TEXTS)
 
 # Copies and voids are of one of so many records before them.
 RECENT = 5_000
-JITTER_SECONDS = 900
+JITTER_MS = 900_000
 
-
-class Record(NamedTuple):
-    """A record that is to be produced."""
-
-    key: bytes
-    value: bytes
-
-
-# Records by topic and partition.
-Chunk = dict[tuple[str, int], list[Record]]
+# A channel and a product, and thousandths of a unit of it: what a void takes back.
+Counted = tuple[tuple[int, str], int]
 
 
 @dataclass(frozen=True)
@@ -79,6 +59,7 @@ class Spec:
     mix: str = "all"
     is_skewed: bool = False  # One channel has half of the traffic.
     duplicates_percent: int = 0
+    reach: tuple[float, float] = (0.0, 1.0)  # From when to when, of the days that there are.
     seed: int = 1
 
 
@@ -87,12 +68,31 @@ class Manifest:
     """What was sent, by what it must be found as."""
 
     records: int = 0
+    bytes: int = 0
     duplicates: int = 0
     voided: int = 0
-    # Thousandths of a unit of the cycle, by channel and product.
+    by_kind: Counter[str] = field(default_factory=Counter)
+    # Thousandths of a unit of the running cycle, by channel and product; and who held a seat.
     usage: dict[tuple[int, str], int] = field(default_factory=lambda: defaultdict(int))
     holders: dict[tuple[int, str], set[int]] = field(default_factory=lambda: defaultdict(set))
-    by_kind: Counter[str] = field(default_factory=Counter)
+
+    def joined(self, other: Manifest) -> Manifest:
+        """Put together what was sent one after the other to the same channels."""
+        joined = Manifest(
+            self.records + other.records,
+            self.bytes + other.bytes,
+            self.duplicates + other.duplicates,
+            self.voided + other.voided,
+            self.by_kind + other.by_kind,
+        )
+        for manifest in (self, other):
+            for key, total in manifest.usage.items():
+                before = joined.usage[key]
+                # Of levels the highest counts.
+                joined.usage[key] = max(before, total) if key[1] == "mu" else before + total
+            for key, persons in manifest.holders.items():
+                joined.holders[key] |= persons
+        return joined
 
     def totals(self) -> dict[tuple[str, str], int]:
         """Sum up usage by channel and product; what is nothing is left out."""
@@ -102,244 +102,178 @@ class Manifest:
         return {key: total for key, total in found.items() if total}
 
 
-class Population:
-    """Channels with plans and lots, made for a number of events to come."""
+@dataclass(slots=True)
+class _Sent:
+    """An event that a copy or a void may be of."""
 
-    def __init__(self, channels: int, *, events: int, now: datetime) -> None:
-        self.channels = channels
-        self._events = max(1, events // channels)
-        noon = now.replace(hour=12, minute=0, second=0, microsecond=0)
-        # The cycle of old channels begins here, and so does the traffic of all.
-        boundary = noon - timedelta(days=2)
-        self.begins = boundary.replace(day=min(boundary.day, 27))
-        self._old_since = _a_month_before(self.begins)
-        self._since = noon - timedelta(days=10)
-
-    def commands(self) -> Iterator[Record]:
-        """Register every channel and buy its lots."""
-        for number in range(self.channels):
-            since = self._old_since if number % OLD_EVERY == 0 else self._since
-            zone, plan = ZONES[number % len(ZONES)], PLANS[number % len(PLANS)]
-            billing_day = min(since.day, 27)
-            data = {"plan": plan, "time_zone": zone, "billing_day": billing_day}
-            yield _command(number, "channel.registered", since, data)
-            # Enough that own, borrowed and postpaid units all come up.
-            lots = {"pu": max(100, self._events * 10)}
-            if plan != "free":
-                lots["workflow"] = max(1, self._events // 3)
-                lots["marketing"] = max(1, self._events * 12)
-                lots["mu"] = 1_000
-                lots["basic_seat"] = 10
-            for place, (product, quantity) in enumerate(lots.items(), start=1):
-                at = since + timedelta(minutes=place)
-                lot = {"lot": f"lot-{place}", "product": product, "quantity": quantity}
-                yield _command(number, "lot.purchased", at, lot)
+    topic: str
+    number: int
+    record: Record
+    source: str
+    id: str
+    counted: Counted | None  # None where it cannot be taken back, or was.
 
 
 class Workload:
-    """A reproducible stream of usage of a population."""
+    """A reproducible stream of usage of a population.
 
-    def __init__(self, spec: Spec, population: Population, *, now: datetime) -> None:
+    Written for speed, because a backlog of ten millions is made with it: texts are put together
+    from pieces, not from objects.
+    """
+
+    def __init__(self, spec: Spec, population: Population) -> None:
         self.spec = spec
         self.manifest = Manifest()
-        self._draw = random.Random(spec.seed)
-        self._population = population
-        self._began_ms = int(population.begins.timestamp() * 1_000)
-        self._now_ms = int(now.timestamp() * 1_000) - 1_000
+        self._random = random.Random(spec.seed).random
+        self._choices = random.Random(spec.seed + 1).choices
+        began_ms = int(population.begins.timestamp() * 1_000)
+        now_ms = int(population.now.timestamp() * 1_000) - 1_000
+        begins, ends = spec.reach
+        self._began_ms = began_ms + int(begins * (now_ms - began_ms))
+        self._ended_ms = began_ms + int(ends * (now_ms - began_ms))
         self._made = 0
-        # Topic, record, channel, how to take it back, and source and id of the event.
-        self._recent: list[tuple[str, Record, int, Callable[[], None] | None, str, str]] = []
+        self._recent: list[_Sent] = []
+        self._makers = {
+            "workflow": self._workflow,
+            "marketing": self._marketing,
+            "message": self._message,
+            "mu": self._mu,
+            "seat": self._seat,
+        }
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics of this stream alone, so that several backlogs can wait in one broker."""
         return tuple(f"{self.spec.name}.{topic}" for topic in TOPICS)
 
-    def chunks(self, *, records: int = CHUNK_RECORDS) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[Chunk]:
         """Make the records, some at a time."""
         while self._made < self.spec.events:
-            yield self.some(min(records, self.spec.events - self._made))
+            yield self.some(min(CHUNK_RECORDS, self.spec.events - self._made))
 
     def some(self, count: int) -> Chunk:
         """Make the next records."""
-        shares = MIXES[self.spec.mix]
-        draw, channels = self._draw, self._population.channels
-        kinds = draw.choices(list(shares), list(shares.values()), k=count)
+        draw, channels, is_skewed = self._random, self.spec.channels, self.spec.is_skewed
+        duplicates = self.spec.duplicates_percent / 100
+        shares, recent, manifest = MIXES[self.spec.mix], self._recent, self.manifest
         made: Chunk = {
             (topic, partition): [] for topic in self.topics for partition in range(PARTITIONS)
         }
-        for kind in kinds:
-            number = int(draw.random() * channels)
-            if self.spec.is_skewed and draw.random() < 0.5:
-                number = 0
-            topic, record = self._record(kind, number)
-            made[topic, partition_of(record.key)].append(record)
+        for kind in self._choices(list(shares), list(shares.values()), k=count):
+            if duplicates and recent and draw() < duplicates:
+                manifest.duplicates += 1
+                sent = recent[int(draw() * len(recent))]
+                topic, number, record = sent.topic, sent.number, sent.record
+            else:
+                number = 0 if is_skewed and draw() < 0.5 else int(draw() * channels)
+                topic, number, record = self._event(kind, number)
+            made[topic, partition_of(number)].append(record)
+            manifest.bytes += len(record.value)
             self._made += 1
-        self.manifest.records += count
+        manifest.records += count
         return made
 
-    def _record(self, kind: str, number: int) -> tuple[str, Record]:
-        draw, recent = self._draw, self._recent
-        if recent and draw.random() * 100 < self.spec.duplicates_percent:
-            self.manifest.duplicates += 1
-            topic, record, *_ = recent[int(draw.random() * len(recent))]
-            return topic, record
+    def _event(self, kind: str, number: int) -> tuple[str, int, Record]:
+        recent = self._recent
         if kind == "void":
-            place = int(draw.random() * len(recent)) if recent else 0
-            if not recent or recent[place][3] is None:
-                kind = "workflow"
-            else:
-                return self._void(place)
+            target = recent[int(self._random() * len(recent))] if recent else None
+            if target is not None and target.counted is not None:
+                return self._void(target)
+            kind = "workflow"
         self.manifest.by_kind[kind] += 1
-        type_, data, take_back = _MAKERS[kind](self, number)
-        topic = f"{self.spec.name}.{TOPIC_OF[kind]}"
-        source, id_ = f"/services/{kind}", self._id()
-        record = self._event(number, source, id_, type_, data)
-        self._remember((topic, record, number, take_back, source, id_))
-        return topic, record
+        type_, data, counted = self._makers[kind](number)
+        topic, source = f"{self.spec.name}.{TOPIC_OF[kind]}", f"/services/{kind}"
+        id_ = self._id()
+        record = self._record(number, source, id_, type_, data)
+        sent = _Sent(topic, number, record, source, id_, counted)
+        if len(recent) < RECENT:
+            recent.append(sent)
+        else:
+            recent[int(self._random() * RECENT)] = sent
+        return topic, number, record
 
-    def _void(self, place: int) -> tuple[str, Record]:
-        """Take an event back. Its partition has it already, so nothing has to wait."""
-        topic, event, number, take_back, source, id_ = self._recent[place]
-        assert take_back is not None
-        take_back()
+    def _void(self, target: _Sent) -> tuple[str, int, Record]:
+        """Take an event back, on its own partition, which has it already: nothing has to wait."""
+        assert target.counted is not None
+        key, quantity = target.counted
+        self.manifest.usage[key] -= quantity
         self.manifest.by_kind["void"] += 1
         self.manifest.voided += 1
-        self._recent[place] = (topic, event, number, None, source, id_)
-        data = {"source": source, "id": id_, "reason": "sent by mistake"}
-        return topic, self._event(number, source, self._id(), "usage.voided", data)
-
-    def _remember(
-        self, made: tuple[str, Record, int, Callable[[], None] | None, str, str]
-    ) -> None:
-        if len(self._recent) < RECENT:
-            self._recent.append(made)
-        else:
-            self._recent[int(self._draw.random() * RECENT)] = made
+        target.counted = None
+        data = f'{{"source":"{target.source}","id":"{target.id}","reason":"sent by mistake"}}'
+        source, number = target.source, target.number
+        record = self._record(number, source, self._id(), "usage.voided", data)
+        return target.topic, number, record
 
     def _id(self) -> str:
-        # As long as a UUID, which is what most producers send.
-        return f"{self._draw.getrandbits(64):016x}-0000-4000-{self._made:012d}"
+        # As long as a UUID, which is what most producers send; chance comes first, as in a UUID.
+        return f"{int(self._random() * 2**52):016x}-{self.spec.seed:04}-4000-{self._made:012d}"
 
-    def _event(
-        self, number: int, source: str, id_: str, type_: str, data: dict[str, object]
-    ) -> Record:
-        reached = self._began_ms + (self._now_ms - self._began_ms) * self._made // self.spec.events
-        at = reached + int((self._draw.random() - 0.5) * 2_000 * JITTER_SECONDS)
-        at = max(self._began_ms, min(at, self._now_ms))
-        event = {
-            "specversion": "1.0",
-            "id": id_,
-            "source": source,
-            "type": type_,
-            "subject": name_of(number),
-            "time": f"{_second_text(at // 1_000)}.{at % 1_000:03}Z",
-            "data": data,
-        }
-        return Record(name_of(number).encode(), orjson.dumps(event))
+    def _record(self, number: int, source: str, id_: str, type_: str, data: str) -> Record:
+        long_ms = self._ended_ms - self._began_ms
+        reached = self._began_ms + long_ms * self._made // self.spec.events
+        at = reached + int((self._random() - 0.5) * 2 * JITTER_MS)
+        at = max(self._began_ms, min(at, self._ended_ms))
+        minute, ms = divmod(at, 60_000)
+        name = name_of(number)
+        value = (
+            f'{{"specversion":"1.0","id":"{id_}","source":"{source}","type":"{type_}",'
+            f'"subject":"{name}","time":"{_minute_text(minute)}:{ms // 1_000:02}.{ms % 1_000:03}Z",'
+            f'"data":{data}}}'
+        )
+        return Record(name.encode(), value.encode())
 
-    # Kinds of events: type, data, and how to take it back where that can be done.
+    # Kinds of events: type, data, and what was counted if it can be taken back.
 
-    def _add(self, number: int, product: str, quantity: int) -> Callable[[], None]:
-        usage, key = self.manifest.usage, (number, product)
-        usage[key] += quantity
+    def _count(self, number: int, product: str, quantity: int) -> Counted:
+        key = number, product
+        self.manifest.usage[key] += quantity
+        return key, quantity
 
-        def take_back() -> None:
-            usage[key] -= quantity
+    def _workflow(self, number: int) -> tuple[str, str, Counted | None]:
+        actions = 1 + int(self._random() * 5)
+        counted = self._count(number, "workflow", 1_000 * actions)
+        return "workflow.executed", f'{{"actions":{actions}}}', counted
 
-        return take_back
+    def _marketing(self, number: int) -> tuple[str, str, Counted | None]:
+        messages = 1 + int(self._random() * 500)
+        counted = self._count(number, "marketing", 1_000 * messages)
+        return "marketing.sent", f'{{"messages":{messages}}}', counted
 
-    def _workflow(self, number: int) -> _Made:
-        actions = 1 + int(self._draw.random() * 5)
-        take_back = self._add(number, "workflow", 1_000 * actions)
-        return "workflow.executed", {"actions": actions}, take_back
-
-    def _marketing(self, number: int) -> _Made:
-        messages = 1 + int(self._draw.random() * 500)
-        take_back = self._add(number, "marketing", 1_000 * messages)
-        return "marketing.sent", {"messages": messages}, take_back
-
-    def _message(self, number: int) -> _Made:
-        draw = self._draw
-        count = 1 + int(draw.random() * 3)
-        chance = int(draw.random() * 20)
-        data: dict[str, object]
+    def _message(self, number: int) -> tuple[str, str, Counted | None]:
+        draw = self._random
+        count, chance = 1 + int(draw() * 3), int(draw() * 20)
         if chance < 16:
-            kind = ("kakao_infotalk", "sms", "kakao_cstalk", "lms")[chance % 4]
-            each = PU[kind]
-            data = {"kind": kind, "count": count}
+            kind = KINDS[chance % 4]
+            each, data = PU[kind], f'{{"kind":"{kind}","count":{count}'
         else:
-            country = ("US", "JP", "CA")[chance % 3]
-            text, segments = TEXTS[int(draw.random() * 3)]
-            data = {"kind": "global_sms", "count": count, "country": country}
-            if chance < 18:
-                data["segments"] = segments
-            else:
-                data["text"] = text
+            country = COUNTRIES[chance % 3]
+            text, segments = TEXTS_IN_JSON[int(draw() * 3)]
             message, segment = PU_OF_GLOBAL[country]
             each = message + segment * segments
-        if draw.random() < 0.05:
-            data["provider"], each = "twilio", 0
-        return "message.sent", data, self._add(number, "pu", count * each)
+            size = f'"segments":{segments}' if chance < 18 else f'"text":{text}'
+            data = f'{{"kind":"global_sms","count":{count},"country":"{country}",{size}'
+        if draw() < 0.05:
+            # Through the customer's own account there: it costs nothing.
+            each, data = 0, f'{data},"provider":"twilio"'
+        return "message.sent", f"{data}}}", self._count(number, "pu", count * each)
 
-    def _mu(self, number: int) -> _Made:
-        count = int(self._draw.random() * 4_500)
+    def _mu(self, number: int) -> tuple[str, str, Counted | None]:
+        count = int(self._random() * 4_500)
         key = number, "mu"
         self.manifest.usage[key] = max(self.manifest.usage[key], 1_000 * count)
-        return "mu.counted", {"count": count}, None
+        return "mu.counted", f'{{"count":{count}}}', None
 
-    def _seat(self, number: int) -> _Made:
-        draw = self._draw
-        seat = "basic" if draw.random() < 0.7 else "operator"
-        person = int(draw.random() * 25)
-        is_assigned = draw.random() < 0.65
+    def _seat(self, number: int) -> tuple[str, str, Counted | None]:
+        draw = self._random
+        seat, person = "basic" if draw() < 0.7 else "operator", int(draw() * 25)
+        is_assigned = draw() < 0.65
         if is_assigned:
             self.manifest.holders[number, f"{seat}_seat"].add(person)
         type_ = "seat.assigned" if is_assigned else "seat.released"
-        return type_, {"seat": seat, "manager": f"m-{person}"}, None
-
-
-_Made = tuple[str, dict[str, object], "Callable[[], None] | None"]
-_MAKERS = {
-    "workflow": Workload._workflow,
-    "marketing": Workload._marketing,
-    "message": Workload._message,
-    "mu": Workload._mu,
-    "seat": Workload._seat,
-}
+        return type_, f'{{"seat":"{seat}","manager":"m-{person}"}}', None
 
 
 @cache
-def name_of(number: int) -> str:
-    """Name a channel."""
-    return f"channel-{number:06}"
-
-
-@cache
-def partition_of(key: bytes) -> int:
-    """Choose the partition as the clients of Kafka do."""
-    return int((murmur2(key) & 0x7FFFFFFF) % PARTITIONS)
-
-
-@cache
-def _second_text(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _a_month_before(moment: datetime) -> datetime:
-    before = moment.replace(day=1) - timedelta(days=1)
-    return before.replace(day=min(moment.day, monthrange(before.year, before.month)[1]))
-
-
-def _command(number: int, type_: str, at: datetime, data: dict[str, object]) -> Record:
-    name = name_of(number)
-    command = {
-        "specversion": "1.0",
-        "id": f"{type_}-{data.get('lot', '')}-{number}",
-        "source": "/billing",
-        "type": type_,
-        "subject": name,
-        "time": at.isoformat().replace("+00:00", "Z"),
-        "data": data,
-    }
-    return Record(name.encode(), orjson.dumps(command))
+def _minute_text(minute: int) -> str:
+    return datetime.fromtimestamp(60 * minute, UTC).strftime("%Y-%m-%dT%H:%M")

@@ -1,0 +1,116 @@
+"""The channels that a benchmark is about: their plans and lots, and when all of it is."""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+from aiokafka.partitioner import murmur2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+PARTITIONS = 8
+
+# Previous cycles stay open while a benchmark runs, so that a lot can be in its second window and
+# give carried units.
+CLOSING_HOURS = 240
+
+# At noon in UTC it is the same day in all of these.
+ZONES = ("Asia/Seoul", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "UTC", "Asia/Kathmandu")
+PLANS = ("enterprise", "growth", "enterprise", "growth", "enterprise", "free")
+# Of so many channels one is in the second month of its lots.
+OLD_EVERY = 4
+LAST_BILLING_DAY = 27
+
+
+class Record(NamedTuple):
+    """A record that is to be produced."""
+
+    key: bytes
+    value: bytes
+
+
+# Records by topic and partition.
+Chunk = dict[tuple[str, int], list[Record]]
+
+
+class Population:
+    """Channels whose lots last for a third of the events to come, or up to two."""
+
+    def __init__(self, channels: int, *, events_each: int, now: datetime) -> None:
+        self.channels = channels
+        self.now = now
+        self._events = events_each
+        noon = now.replace(hour=12, minute=0, second=0, microsecond=0)
+        two_days_ago = noon - timedelta(days=2)
+        # The cycle of old channels begins here, and so does the traffic of all.
+        self.begins = two_days_ago.replace(day=min(two_days_ago.day, LAST_BILLING_DAY))
+        self._old_since = _a_month_before(self.begins)
+        self._since = noon - timedelta(days=10)
+
+    @property
+    def commands_topic(self) -> str:
+        """The topic that its commands are on."""
+        return f"commands.{self.channels}.{self._events}"
+
+    def commands(self) -> Chunk:
+        """Register every channel and buy its lots."""
+        made: Chunk = {(self.commands_topic, number): [] for number in range(PARTITIONS)}
+        for number in range(self.channels):
+            records = made[self.commands_topic, partition_of(number)]
+            records += self._commands_of(number)
+        return made
+
+    def _commands_of(self, number: int) -> Iterator[Record]:
+        since = self._old_since if number % OLD_EVERY == 0 else self._since
+        zone, plan = ZONES[number % len(ZONES)], PLANS[number % len(PLANS)]
+        registration = {
+            "plan": plan,
+            "time_zone": zone,
+            "billing_day": min(since.day, LAST_BILLING_DAY),
+        }
+        yield _command(number, "channel.registered", since, registration)
+        lots = {"pu": max(100, self._events * 10)}
+        if plan != "free":
+            lots["workflow"] = max(1, self._events // 3)
+            lots["marketing"] = max(1, self._events * 12)
+            lots["mu"] = 1_000
+            lots["basic_seat"] = 10
+        for place, (product, quantity) in enumerate(lots.items(), start=1):
+            lot = {"lot": f"lot-{place}", "product": product, "quantity": quantity}
+            yield _command(number, "lot.purchased", since + timedelta(minutes=place), lot)
+
+
+@cache
+def name_of(number: int) -> str:
+    """Name a channel."""
+    return f"channel-{number:06}"
+
+
+@cache
+def partition_of(number: int) -> int:
+    """Choose the partition of a channel as the clients of Kafka do."""
+    return int((murmur2(name_of(number).encode()) & 0x7FFFFFFF) % PARTITIONS)
+
+
+def _a_month_before(moment: datetime) -> datetime:
+    before = moment.replace(day=1) - timedelta(days=1)
+    return before.replace(day=min(moment.day, monthrange(before.year, before.month)[1]))
+
+
+def _command(number: int, type_: str, at: datetime, data: dict[str, object]) -> Record:
+    command = {
+        "specversion": "1.0",
+        "id": f"{type_}-{data.get('lot', '')}-{number}",
+        "source": "/billing",
+        "type": type_,
+        "subject": name_of(number),
+        "time": at.isoformat().replace("+00:00", "Z"),
+        "data": data,
+    }
+    return Record(name_of(number).encode(), orjson.dumps(command))
