@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import logging
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from consumer.embedded import EmbeddedServerUnavailable
+from aiokafka.errors import KafkaError
+from asyncpg import PostgresError
+
 from tests.benchmarks import profiling, report
 from tests.benchmarks.books import WrongBooks
 from tests.benchmarks.runs import Bench, Scenario
-from tests.benchmarks.stack import Stack, running_broker, running_database
+from tests.benchmarks.stack import running_database, running_stack
 from tests.benchmarks.workload import MIXES
 
+EVENTS, EVENTS_IF_QUICK = 1_000_000, 200_000
 HISTORY = 10_000_000
 
 # What one change after the other is held against.
@@ -52,6 +54,7 @@ ON_KAFKA = [USUAL, Scenario("two members", members=2), *SOME]
 
 
 def options() -> argparse.ArgumentParser:
+    """Say what can be asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="under a minute: the usual traffic only")
@@ -61,8 +64,10 @@ def options() -> argparse.ArgumentParser:
         "--apache-kafka", action="store_true", help="on an Apache Kafka that is started"
     )
     parser.add_argument("--database", help="URL of a superuser; embedded PostgreSQL if absent")
-    parser.add_argument("--events", type=int, help="in a backlog; more are measured better")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--events", type=positive, help=f"in a backlog: {EVENTS:,}, or {EVENTS_IF_QUICK:,} if quick"
+    )
+    parser.add_argument("--runs", type=positive, default=3, help="of each; medians are compared")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--record", action="store_true", help="write the tables of docs/scale.md")
     parser.add_argument(
@@ -70,16 +75,25 @@ def options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-proof", action="store_true", help="leave out verify")
     one = parser.add_argument_group("one scenario of your own, and nothing else")
-    one.add_argument("--channels", type=int)
+    one.add_argument("--channels", type=positive)
     one.add_argument("--mix", choices=MIXES)
     one.add_argument("--skewed", action="store_true")
-    one.add_argument("--duplicates", type=int, metavar="PERCENT")
-    one.add_argument("--members", type=int)
-    one.add_argument("--history", type=int, metavar="EVENTS")
+    one.add_argument("--duplicates", type=int, choices=range(100), metavar="PERCENT")
+    one.add_argument("--members", type=positive)
+    one.add_argument("--history", type=positive, metavar="EVENTS")
     return parser
 
 
+def positive(text: str) -> int:
+    """Read a number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def own_scenario(told: argparse.Namespace) -> Scenario | None:
+    """Make the scenario that was asked for in detail, if one was."""
     wanted = {
         "channels": told.channels, "mix": told.mix, "is_skewed": told.skewed,
         "duplicates_percent": told.duplicates, "members": told.members, "history": told.history,
@@ -88,67 +102,64 @@ def own_scenario(told: argparse.Namespace) -> Scenario | None:
     return Scenario("asked for", **wanted) if wanted else None
 
 
-async def bench(told: argparse.Namespace) -> dict[str, Any]:
-    document = report.opened()
-    lines, events = document["scenarios"], told.events or (200_000 if told.quick else 1_000_000)
+def plan(told: argparse.Namespace) -> list[tuple[bool, list[Scenario]]]:
+    """List what is to be run: whether on Apache Kafka, and scenarios that share servers."""
     own = own_scenario(told)
+    if own is not None:
+        return [(told.apache_kafka, [own])]
+    if told.quick:
+        return [(told.apache_kafka, [USUAL])]
+    if told.full:
+        return [*((False, scenarios) for scenarios in ([USUAL], *MATRIX)), (True, ON_KAFKA)]
+    return [(told.apache_kafka, [USUAL, *SOME])]
+
+
+async def bench(told: argparse.Namespace) -> report.Document:
+    """Run it all; what is there is written after each scenario."""
+    document = report.opened()
     settings = profiling.SERVER_SETTINGS if told.profile else {}
-    async with running_database(told.database, settings=settings) as (url, databases):
-
-        async def measure(bench: Bench, scenario: Scenario) -> list[dict[str, Any]]:
-            results = await bench.measure(
-                scenario, events=events, runs=told.runs,
-                proved=not told.no_proof, profile=told.profile,
-            )  # fmt: skip
-            found = [result.document() for result in results]
-            lines.extend(found)
-            report.write(told.json, document)
-            return found
-
-        async def on(groups: list[list[Scenario]], *, kafka: bool) -> None:
-            for scenarios in groups:
-                async with _broker(told, kafka=kafka) as (servers, brokers, name):
-                    stack = Stack(servers, url, {"postgres": databases, "broker": brokers})
-                    async with Bench(stack, name, now=datetime.now(UTC)) as runs:
-                        for scenario in scenarios:
-                            [*_, last] = await measure(runs, scenario)
-                            if scenario is USUAL and "limits" not in document:
-                                document["limits"] = await _limits(runs, told, events, last["rate"])
-
-        if own is not None:
-            await on([[own]], kafka=told.apache_kafka)
-        elif told.quick:
-            await on([[USUAL]], kafka=told.apache_kafka)
-        elif told.full:
-            await on([[USUAL], *MATRIX], kafka=False)
-            await on([ON_KAFKA], kafka=True)
-        else:
-            await on([[USUAL, *SOME]], kafka=told.apache_kafka)
-    report.write(told.json, document)
+    async with running_database(told.database, settings=settings) as database:
+        for is_apache, scenarios in plan(told):
+            async with (
+                running_stack(told.kafka_servers, database, is_apache=is_apache) as stack,
+                Bench(stack, now=datetime.now(UTC)) as runs,
+            ):
+                for scenario in scenarios:
+                    results = await runs.measure(
+                        scenario, events=told.events, runs=told.runs,
+                        proved=not told.no_proof, profile=told.profile,
+                    )  # fmt: skip
+                    document["scenarios"] += [result.document() for result in results]
+                    if scenario is USUAL and "limits" not in document:
+                        rate = document["scenarios"][-1]["rate"]
+                        document["limits"] = await limits(runs, told, rate)
+                    report.write(told.json, document)
     return document
 
 
-async def _limits(bench: Bench, told: argparse.Namespace, events: int, rate: float) -> Any:
-    found: dict[str, Any] = {
-        "reading_alone": await bench.read(USUAL, events=events),
-        "insert_by_copy": await bench.insert("copy", events, USUAL.channels),
-        "plain_consumer": await bench.plain(USUAL, events=events, seconds=4 if told.quick else 15),
+async def limits(runs: Bench, told: argparse.Namespace, rate: float) -> report.Document:
+    """Measure what the product is made of, and how late its books are at half of its rate."""
+    events, seconds = told.events, (4, 6) if told.quick else (15, 20)
+    found = {
+        "reading_alone": await runs.read(USUAL, events=events),
+        "insert_by_copy": await runs.insert("copy", events, USUAL.channels),
+        "plain_consumer": await runs.plain(USUAL, events=events, seconds=seconds[0]),
     }
-    delays = await bench.delays(
-        USUAL, events=events, rate=rate / 2, seconds=6 if told.quick else 20
-    )
+    delays = await runs.delays(USUAL, events=events, rate=rate / 2, seconds=seconds[1])
     return {**found, "delay_seconds": asdict(delays)}
 
 
-def _broker(told: argparse.Namespace, *, kafka: bool) -> Any:
-    return running_broker(told.kafka_servers, is_apache=kafka)
-
-
 def main() -> int:
+    """Run what was asked for."""
     told = options().parse_args()
+    told.events = told.events or (EVENTS_IF_QUICK if told.quick else EVENTS)
+    if told.profile:
+        told.profile.mkdir(parents=True, exist_ok=True)
+    # A topic that was just made has no leader for a moment; what goes wrong for good is raised.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         document = asyncio.run(bench(told))
-    except (WrongBooks, EmbeddedServerUnavailable, RuntimeError) as error:
+    except (WrongBooks, RuntimeError, OSError, KafkaError, PostgresError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.faults import kafka
+from tests.faults.programs import Missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +25,10 @@ class _Broker(kafka.Broker):
 async def apache_kafka() -> AsyncIterator[tuple[str, list[int]]]:
     """Yield the address of a fresh broker, and its process."""
     with tempfile.TemporaryDirectory(prefix="lotmeter-") as home:
-        broker = _Broker(Path(home))
+        try:
+            broker = _Broker(Path(home))
+        except Missing as missing:
+            raise RuntimeError(str(missing)) from missing
         await broker.start()
         try:
             yield broker.address, [broker._program.process.pid]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from consumer.settings import Settings
+from consumer.settings import PREFIX, Settings
 from metering.storage.database import create_engine
 from metering.verification import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from tests.benchmarks.workload import Manifest
 
@@ -21,7 +21,7 @@ SELECT coalesce(sum(applied), 0)::bigint AS applied,
     coalesce(sum(duplicate), 0)::bigint AS duplicates,
     coalesce(sum(parked + b.rejected), 0)::bigint AS set_aside,
     (SELECT count(*) FROM lotmeter.event WHERE state = 2) AS voided
-FROM lotmeter.batch b JOIN lotmeter.position p ON p.number = b.position WHERE topic = ANY ($1)
+FROM lotmeter.batch b JOIN lotmeter.position p ON p.number = b.position WHERE topic <> $1
 """
 _USAGE = """
 SELECT channel, product, sum(quantity)::bigint AS quantity FROM lotmeter.fill
@@ -37,11 +37,13 @@ class WrongBooks(Exception):
     """The books are not what was sent."""
 
 
-async def check(url: str, topics: Sequence[str], manifest: Manifest) -> dict[str, int]:
-    """Hold the books against the manifest; returns the units by source. Raises WrongBooks."""
+async def check(url: str, environ: Mapping[str, str], manifest: Manifest) -> dict[str, int]:
+    """Hold the books against all that was ever sent; returns the units by source. Raises
+    WrongBooks.
+    """
     connection = await asyncpg.connect(url)
     try:
-        outcomes = dict(await connection.fetchrow(_OUTCOMES, topics))
+        outcomes = dict(await connection.fetchrow(_OUTCOMES, environ[f"{PREFIX}COMMANDS_TOPIC"]))
         usage = await connection.fetch(_USAGE)
         sources = {row["source"]: row["units"] for row in await connection.fetch(_SOURCES)}
     finally:

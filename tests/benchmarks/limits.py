@@ -12,15 +12,17 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from asyncpg.pgproto.pgproto import UUID
 
 from tests.benchmarks.population import PARTITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROWS_A_TRANSACTION = 10_000
 

@@ -22,9 +22,17 @@ CLOSING_HOURS = 240
 
 # At noon in UTC it is the same day in all of these.
 ZONES = ("Asia/Seoul", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "UTC", "Asia/Kathmandu")
-PLANS = ("enterprise", "growth", "enterprise", "growth", "enterprise", "free")
-# Of so many channels one is in the second month of its lots.
-OLD_EVERY = 4
+PLANS = ("enterprise", "growth", "enterprise", "growth", "free")
+# How much of its usage to come a channel has bought. The first kind is in the second month of its
+# lots, and needs some of what the first month left; the second overdraws and ends postpaid; the
+# others have plenty, as most customers do.
+SHARES_BOUGHT = (0.7, 0.3, 3.0, 3.0)
+OLD = 0
+# What an event of the mix of all kinds uses of a product, on average.
+USED_AN_EVENT = {"pu": 29.0, "workflow": 1.0, "marketing": 30.0}
+CONTACTS, SEATS = 4_500, 18
+# What one purchase is at least.
+LEAST = {"pu": 100}
 LAST_BILLING_DAY = 27
 
 
@@ -40,23 +48,19 @@ Chunk = dict[tuple[str, int], list[Record]]
 
 
 class Population:
-    """Channels whose lots last for a third of the events to come, or up to two."""
+    """Channels with plans and lots for so many events each, or up to twice as many."""
 
-    def __init__(self, channels: int, *, events_each: int, now: datetime) -> None:
+    def __init__(self, channels: int, *, events_each: int, now: datetime, mark: str) -> None:
         self.channels = channels
         self.now = now
         self._events = events_each
+        self.commands_topic = f"{mark}.commands.{channels}.{events_each}"
         noon = now.replace(hour=12, minute=0, second=0, microsecond=0)
         two_days_ago = noon - timedelta(days=2)
         # The cycle of old channels begins here, and so does the traffic of all.
         self.begins = two_days_ago.replace(day=min(two_days_ago.day, LAST_BILLING_DAY))
         self._old_since = _a_month_before(self.begins)
         self._since = noon - timedelta(days=10)
-
-    @property
-    def commands_topic(self) -> str:
-        """The topic that its commands are on."""
-        return f"commands.{self.channels}.{self._events}"
 
     def commands(self) -> Chunk:
         """Register every channel and buy its lots."""
@@ -67,7 +71,8 @@ class Population:
         return made
 
     def _commands_of(self, number: int) -> Iterator[Record]:
-        since = self._old_since if number % OLD_EVERY == 0 else self._since
+        kind = number % len(SHARES_BOUGHT)
+        since = self._old_since if kind == OLD else self._since
         zone, plan = ZONES[number % len(ZONES)], PLANS[number % len(PLANS)]
         registration = {
             "plan": plan,
@@ -75,12 +80,12 @@ class Population:
             "billing_day": min(since.day, LAST_BILLING_DAY),
         }
         yield _command(number, "channel.registered", since, registration)
-        lots = {"pu": max(100, self._events * 10)}
-        if plan != "free":
-            lots["workflow"] = max(1, self._events // 3)
-            lots["marketing"] = max(1, self._events * 12)
-            lots["mu"] = 1_000
-            lots["basic_seat"] = 10
+        bought = SHARES_BOUGHT[kind]
+        lots = {"mu": round(bought * CONTACTS), "basic_seat": round(bought * SEATS)}
+        for product, used in USED_AN_EVENT.items():
+            lots[product] = max(LEAST.get(product, 1), round(bought * used * self._events))
+        if plan == "free":
+            lots = {"pu": lots["pu"]}
         for place, (product, quantity) in enumerate(lots.items(), start=1):
             lot = {"lot": f"lot-{place}", "product": product, "quantity": quantity}
             yield _command(number, "lot.purchased", since + timedelta(minutes=place), lot)

@@ -33,6 +33,7 @@ SELECT calls, round(total_exec_time) AS ms, rows, wal_bytes, left(regexp_replace
 FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname =
     current_database()) ORDER BY total_exec_time DESC LIMIT 40
 """
+_LINE = "{ms:>8} ms {calls:>6} calls {rows:>9} rows {kibibytes:>8} KiB of log  {query}"
 
 
 def sampler() -> str | None:
@@ -55,7 +56,6 @@ async def sampling(
     if folder is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     stacks, program = folder / "member.stacks", sampler()
     await books.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements SCHEMA public")
     await books.execute("SELECT public.pg_stat_statements_reset()")
@@ -74,8 +74,7 @@ async def sampling(
             await looking.wait()
             (folder / "member.txt").write_text(digest_of(stacks.read_text()))
         rows = await books.fetch(_STATEMENTS)
-        lines = [f"{row['ms']:>8} ms {row['calls']:>6} calls {row['rows']:>9} rows"
-                 f" {row['wal_bytes'] // 1024:>8} KiB of log  {row['query']}" for row in rows]  # fmt: skip
+        lines = [_LINE.format(**row, kibibytes=row["wal_bytes"] // 1024) for row in rows]
         (folder / "statements.txt").write_text("\n".join(lines) + "\n")
 
 

@@ -109,7 +109,7 @@ def _rates(scenarios: list[Document]) -> Rows:
 def _costs(scenarios: list[Document]) -> Rows:
     def of(each: Document, kind: str, role: str, form: str) -> str:
         found = each[kind].get(role)
-        return "–" if not found else format(found, form)
+        return "" if not found else format(found, form)
 
     seconds, mebibytes = "cpu_seconds_per_100000", "peak_mebibytes"
     return [

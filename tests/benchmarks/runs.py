@@ -8,11 +8,10 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.benchmarks import books, delay, product
 from tests.benchmarks.population import Population
-from tests.benchmarks.product import Drain
 from tests.benchmarks.workload import Spec, Workload
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from tests.benchmarks.product import Drain
     from tests.benchmarks.stack import Stack
     from tests.benchmarks.workload import Manifest
 
@@ -102,13 +102,13 @@ class Base:
 class Bench:
     """Runs on one broker and one database server."""
 
-    def __init__(self, stack: Stack, broker: str, *, now: datetime) -> None:
-        self._stack, self._broker, self._now = stack, broker, now
+    def __init__(self, stack: Stack, *, now: datetime) -> None:
+        self._stack, self._now = stack, now
         self._bases: dict[tuple[int, int], Base] = {}
         self._backlogs: dict[Spec, Workload] = {}
         self._databases = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Bench:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,7 +121,7 @@ class Bench:
         """Measure one scenario, in turns with the raw insert; one with a history in turns with the
         same without it, too.
         """
-        say(f"{scenario.name}: {events:,} events, {self._broker}")
+        say(f"{scenario.name}: {events:,} events, {self._stack.broker}")
         base = await self._base(scenario.channels, scenario.history + events)
         spec = scenario.spec(events)
         if scenario.history:
@@ -151,7 +151,7 @@ class Bench:
 
     async def insert(self, how: str, rows: int, channels: int) -> float:
         """Measure inserting identities and nothing else; returns the rate."""
-        async with self._stack.database("bench_raw") as name:
+        async with self._stack.database("raw") as name:
             url = self._stack.url_of(name)
             options = ["--database", url, "--records", str(rows), "--channels", str(channels)]
             found = await _child("limits", how, *options)
@@ -174,7 +174,7 @@ class Bench:
         """Measure a plain consumer for some seconds; returns the rate."""
         base = await self._base(scenario.channels, events)
         backlog = await self._backlog(scenario.spec(events), base)
-        async with self._stack.database("bench_plain") as name:
+        async with self._stack.database("plain") as name:
             found = await _child(
                 "plain_consumer", "--servers", self._stack.kafka_servers,
                 "--database", self._stack.url_of(name), "--topics", ",".join(backlog.topics),
@@ -189,12 +189,14 @@ class Bench:
     ) -> delay.Delays:
         """Measure the delay of a steady stream to the channels of a backlog."""
         base = await self._base(scenario.channels, events)
-        spec = replace(scenario.spec(round(rate * seconds)), name="steady", seed=9)
+        spec = replace(
+            scenario.spec(round(rate * seconds)), name=f"{self._stack.mark}.steady", seed=9
+        )
         workload = Workload(spec, base.population)
-        environ = await self._environ(spec, base.population, "bench_run")
-        async with self._stack.database("bench_run", template=base.database) as name:
+        async with self._stack.database("run", template=base.database) as name:
+            environ = await self._environ(spec, base.population, name)
             found = await delay.measure(self._stack, name, environ, workload, seconds=seconds)
-            await books.check(self._stack.url_of(name), workload.topics, workload.manifest)
+            await books.check(self._stack.url_of(name), environ, workload.manifest)
         say(
             f"  delay at {rate:,.0f} a second: p50 {found.p50:.3f} s, p99 {found.p99:.3f} s,"
             f" at most {found.longest:.3f} s"
@@ -205,11 +207,13 @@ class Bench:
 
     def _result(self, scenario: Scenario, backlog: Workload) -> Result:
         manifest = backlog.manifest
-        return Result(scenario, self._broker, manifest.records, bytes_of_events=manifest.bytes)
+        return Result(
+            scenario, self._stack.broker, manifest.records, bytes_of_events=manifest.bytes
+        )
 
     async def _environ(self, spec: Spec, population: Population, database: str) -> dict[str, str]:
         environ = self._stack.environ(
-            database, prefix=spec.name, commands=population.commands_topic
+            database, stream=spec.name, commands=population.commands_topic
         )
         await self._stack.create_topics(environ)
         return environ
@@ -220,12 +224,14 @@ class Bench:
         """
         key = channels, max(1, events // channels).bit_length()
         if key not in self._bases:
-            population = Population(channels, events_each=2 ** (key[1] - 1), now=self._now)
+            population = Population(
+                channels, events_each=2 ** (key[1] - 1), now=self._now, mark=self._stack.mark
+            )
             name = await self._databases.enter_async_context(
-                self._stack.database("bench_base_{}_{}".format(*key))
+                self._stack.database("base_{}_{}".format(*key))
             )
             await self._stack.migrate(name)
-            environ = await self._environ(Spec("usage", 0), population, name)
+            environ = await self._environ(Spec(f"{self._stack.mark}.none", 0), population, name)
             commands = population.commands()
             await self._stack.produce([commands])
             count = sum(map(len, commands.values()))
@@ -239,8 +245,8 @@ class Bench:
     async def _backlog(self, spec: Spec, base: Base) -> Workload:
         """Have records wait in topics of their own; the same records are made once."""
         if spec not in self._backlogs:
-            named = replace(spec, name=f"stream{len(self._backlogs)}")
-            await self._environ(named, base.population, "bench_run")
+            named = replace(spec, name=f"{self._stack.mark}.{len(self._backlogs)}")
+            await self._environ(named, base.population, base.database)
             workload = Workload(named, base.population)
             await self._stack.produce(workload.chunks())
             self._backlogs[spec] = workload
@@ -251,9 +257,13 @@ class Bench:
         self, scenario: Scenario, base: Base
     ) -> AsyncIterator[tuple[Base, Manifest]]:
         """Give a database with a history that the product itself took in, as in production."""
-        spec = replace(scenario.spec(scenario.history), name="history", reach=(0.0, HISTORY_ENDS))
-        environ = await self._environ(spec, base.population, "bench_history")
-        async with self._stack.database("bench_history", template=base.database) as name:
+        spec = replace(
+            scenario.spec(scenario.history),
+            name=f"{self._stack.mark}.history",
+            reach=(0.0, HISTORY_ENDS),
+        )
+        async with self._stack.database("history", template=base.database) as name:
+            environ = await self._environ(spec, base.population, name)
             workload = Workload(spec, base.population)
             producing = asyncio.create_task(self._stack.produce(workload.chunks()))
             found = await product.drain(self._stack, name, environ, records=spec.events)
@@ -267,14 +277,14 @@ class Bench:
     ) -> None:  # fmt: skip
         """Drain a backlog once, from a copy of a database, and look at the books."""
         stack, records = self._stack, backlog.manifest.records
-        environ = await self._environ(backlog.spec, base.population, "bench_run")
-        async with stack.database("bench_run", template=base.database) as name:
+        async with stack.database("run", template=base.database) as name:
+            environ = await self._environ(backlog.spec, base.population, name)
             drain = await product.drain(
                 stack, name, environ,
                 records=records, count=result.scenario.members, profile=profile,
             )  # fmt: skip
             result.drains.append(drain)
-            result.units = await books.check(stack.url_of(name), backlog.topics, manifest)
+            result.units = await books.check(stack.url_of(name), environ, manifest)
             cpu = ", ".join(
                 f"{role} {1e5 * seconds / records:.2f}" for role, seconds in drain.cpu.items()
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer import embedded, topics
 from consumer.settings import PREFIX, Settings
@@ -31,19 +33,28 @@ class Stack:
 
     kafka_servers: str
     database_url: str  # Of somebody who may make databases.
+    broker: str  # What it is, for the tables.
     roots: dict[str, list[int]]  # Processes on this machine, by role.
+    # In the names of all that is made, so that on given servers nobody else's is touched.
+    mark: str = field(default_factory=lambda: f"bench_{secrets.token_hex(4)}")
 
     def url_of(self, database: str) -> str:
         """Give the URL of one database."""
         return f"{self.database_url.rpartition('/')[0]}/{database}"
 
-    def environ(self, database: str, *, prefix: str, commands: str) -> dict[str, str]:
+    def environ(self, database: str, *, stream: str, commands: str) -> dict[str, str]:
         """Say how a member is set: as it ships, but for what the benchmark is about."""
+        written = {
+            f"{PREFIX}{name.upper()}_TOPIC": f"{self.mark}.{name}"
+            for name in ("notices", "statements", "dead_letters")
+        }
         return {
+            **written,
+            f"{PREFIX}GROUP": self.mark,
             f"{PREFIX}KAFKA_SERVERS": self.kafka_servers,
             f"{PREFIX}DATABASE_URL": self.url_of(database),
             f"{PREFIX}HTTP_ADDRESS": "127.0.0.1:0",
-            f"{PREFIX}USAGE_TOPICS": ",".join(f"{prefix}.{topic}" for topic in TOPICS),
+            f"{PREFIX}USAGE_TOPICS": ",".join(f"{stream}.{topic}" for topic in TOPICS),
             f"{PREFIX}COMMANDS_TOPIC": commands,
             f"{PREFIX}CLOSING_HOURS": str(CLOSING_HOURS),
             # The embedded broker waits for half of it before it lets the first member in.
@@ -52,27 +63,21 @@ class Stack:
         }
 
     @contextlib.asynccontextmanager
-    async def administrator(self) -> AsyncIterator[asyncpg.Connection]:
-        """Connect as the one who makes databases."""
+    async def database(self, what: str, *, template: str | None = None) -> AsyncIterator[str]:
+        """Make a database, empty or as another one is, for as long as it is needed."""
+        name = f"{self.mark}_{what}"
         connection = await asyncpg.connect(self.database_url)
         try:
-            yield connection
-        finally:
-            await connection.close()
-
-    @contextlib.asynccontextmanager
-    async def database(self, name: str, *, template: str | None = None) -> AsyncIterator[str]:
-        """Make a database, empty or as another one is, for as long as it is needed."""
-        async with self.administrator() as connection:
-            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             copied = f"TEMPLATE {template} STRATEGY FILE_COPY" if template else ""
             await connection.execute(f"CREATE DATABASE {name} {copied}")
-            # What was written before is not to be paid for by what is measured.
-            await connection.execute("CHECKPOINT")
             try:
+                # What was written before is not to be paid for by what is measured.
+                await connection.execute("CHECKPOINT")
                 yield name
             finally:
                 await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        finally:
+            await connection.close()
 
     async def migrate(self, database: str) -> None:
         """Lay out the books."""
@@ -86,6 +91,16 @@ class Stack:
         """Create the topics that are missing."""
         settings = Settings.from_environ(environ)
         await topics.create_missing(settings, partitions=PARTITIONS, replication=1)
+
+    async def delete_topics(self) -> None:
+        """Delete the topics that were created."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka_servers)
+        await admin.start()
+        try:
+            made = [topic for topic in await admin.list_topics() if topic.startswith(self.mark)]
+            await admin.delete_topics(made)
+        finally:
+            await admin.close()
 
     @contextlib.asynccontextmanager
     async def producer(self) -> AsyncIterator[AIOKafkaProducer]:
@@ -145,20 +160,25 @@ async def running_database(
 
 
 @contextlib.asynccontextmanager
-async def running_broker(
-    servers: str | None, *, is_apache: bool
-) -> AsyncIterator[tuple[str, list[int], str]]:
-    """Start a broker unless one is named; yields its address, its processes and what it is."""
+async def running_stack(
+    servers: str | None, database: tuple[str, list[int]], *, is_apache: bool
+) -> AsyncIterator[Stack]:
+    """Start a broker unless one is named, beside a database server."""
+    url, postgres = database
     if servers is not None:
-        yield servers, [], "given"
+        stack = Stack(servers, url, "given", {"postgres": postgres, "broker": []})
+        try:
+            yield stack
+        finally:
+            await stack.delete_topics()
     elif is_apache:
         # Imported where it is wanted, because not everybody has Java.
         from tests.benchmarks.apache_kafka import apache_kafka  # noqa: PLC0415
 
         async with apache_kafka() as (started, running):
-            yield started, running, "Apache Kafka"
+            yield Stack(started, url, "Apache Kafka", {"postgres": postgres, "broker": running})
     else:
         known = set(processes.children_named("tansu"))
         async with embedded.embedded_broker() as started:
             running = sorted(set(processes.children_named("tansu")) - known)
-            yield started, running, "embedded"
+            yield Stack(started, url, "embedded", {"postgres": postgres, "broker": running})
