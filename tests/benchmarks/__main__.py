@@ -13,8 +13,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 from aiokafka.errors import KafkaError
-from asyncpg import PostgresError
 
 from tests.benchmarks import profiling, report
 from tests.benchmarks.books import WrongBooks
@@ -24,9 +24,11 @@ from tests.benchmarks.workload import MIXES
 
 EVENTS, EVENTS_IF_QUICK = 1_000_000, 200_000
 HISTORY = 10_000_000
+PLAIN_SECONDS, DELAY_SECONDS = 10, 20
 
 # What one change after the other is held against.
 USUAL = Scenario("usual")
+QUICK = Scenario("usual, few channels", channels=1_000)
 SOME = [
     Scenario("one channel has half", is_skewed=True),
     Scenario("10 % duplicates", duplicates_percent=10),
@@ -57,7 +59,9 @@ def options() -> argparse.ArgumentParser:
     """Say what can be asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="under a minute: the usual traffic only")
+    size.add_argument(
+        "--quick", action="store_true", help="under a minute: few channels, no limits, no delay"
+    )
     size.add_argument("--full", action="store_true", help="the whole matrix: up to an hour")
     parser.add_argument("--kafka-servers", help="host:port of a broker; embedded if absent")
     parser.add_argument(
@@ -108,7 +112,7 @@ def plan(told: argparse.Namespace) -> list[tuple[bool, list[Scenario]]]:
     if own is not None:
         return [(told.apache_kafka, [own])]
     if told.quick:
-        return [(told.apache_kafka, [USUAL])]
+        return [(told.apache_kafka, [QUICK])]
     if told.full:
         return [*((False, scenarios) for scenarios in ([USUAL], *MATRIX)), (True, ON_KAFKA)]
     return [(told.apache_kafka, [USUAL, *SOME])]
@@ -119,6 +123,7 @@ async def bench(told: argparse.Namespace) -> report.Document:
     document = report.opened()
     settings = profiling.SERVER_SETTINGS if told.profile else {}
     async with running_database(told.database, settings=settings) as database:
+        document["machine"]["postgresql"] = await version_of(database[0])
         for is_apache, scenarios in plan(told):
             async with (
                 running_stack(told.kafka_servers, database, is_apache=is_apache) as stack,
@@ -137,15 +142,24 @@ async def bench(told: argparse.Namespace) -> report.Document:
     return document
 
 
+async def version_of(url: str) -> str:
+    """Ask a database server for its version."""
+    connection = await asyncpg.connect(url)
+    try:
+        return str(await connection.fetchval("SHOW server_version"))
+    finally:
+        await connection.close()
+
+
 async def limits(runs: Bench, told: argparse.Namespace, rate: float) -> report.Document:
     """Measure what the product is made of, and how late its books are at half of its rate."""
-    events, seconds = told.events, (4, 6) if told.quick else (15, 20)
+    events = told.events
     found = {
         "reading_alone": await runs.read(USUAL, events=events),
         "insert_by_copy": await runs.insert("copy", events, USUAL.channels),
-        "plain_consumer": await runs.plain(USUAL, events=events, seconds=seconds[0]),
+        "plain_consumer": await runs.plain(USUAL, events=events, seconds=PLAIN_SECONDS),
     }
-    delays = await runs.delays(USUAL, events=events, rate=rate / 2, seconds=seconds[1])
+    delays = await runs.delays(USUAL, events=events, rate=rate / 2, seconds=DELAY_SECONDS)
     return {**found, "delay_seconds": asdict(delays)}
 
 
@@ -159,14 +173,14 @@ def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         document = asyncio.run(bench(told))
-    except (WrongBooks, RuntimeError, OSError, KafkaError, PostgresError) as error:
+        if told.record:
+            report.record(document)
+    except (WrongBooks, RuntimeError, OSError, KafkaError, asyncpg.PostgresError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     report.show(document)
-    if told.record:
-        report.record(document)
     return 0
 
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.faults import kafka
+from tests.faults.kafka import Broker
 from tests.faults.programs import Missing
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 JAVA = ("java", "-Xms512m", "-Xmx1g", "-XX:+UseG1GC")
 
 
-class _Broker(kafka.Broker):
+class _Broker(Broker):
     def _java(self, *arguments: Any) -> list[Any]:
         return [*JAVA, "-cp", f"{self.libs}/*", *arguments]
 

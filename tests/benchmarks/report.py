@@ -69,9 +69,9 @@ def record(document: Document) -> None:
     for title, rows in tables(document).items():
         begin, end = f"<!-- {title} -->\n", f"<!-- end of {title} -->\n"
         before, _, rest = page.partition(begin)
+        if end not in rest:
+            raise RuntimeError(f"{PAGE.name} has no place for {title}: it needs {begin}{end}")
         after = rest.partition(end)[2]
-        if not after:
-            raise SystemExit(f"docs/scale.md has no place for {title!r}")
         page = before + begin + _markdown(rows) + end + after
     PAGE.write_text(page)
 

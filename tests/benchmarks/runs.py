@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Traffic of the history ends here, and what is measured after it begins, as parts of all days.
 HISTORY_ENDS = 0.9
+
+_BEGAN = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -308,5 +311,5 @@ async def _child(module: str, *options: str) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """Tell how far the benchmark is."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell how far the benchmark is, and after how many seconds."""
+    print(f"{time.monotonic() - _BEGAN:6.1f} {text}", file=sys.stderr, flush=True)
