@@ -11,6 +11,7 @@ UV_VERSION := 0.13.9
 .PHONY: setup demo test check format dashboards mutants lock clean
 .PHONY: setup demo test check format pictures mutants lock clean
 .PHONY: setup demo test bench bench-full check format mutants lock clean
+.PHONY: setup demo test check faults format mutants lock clean
 
 setup: $(STAMP)
 
@@ -42,6 +43,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Breaks the service on purpose, against Apache Kafka and PostgreSQL. Needs Java 17 and Maven.
+# ARGS="--minutes 5" does what fits; ARGS="--record" adds what was survived to docs/faults.md.
+faults: setup
+	$(BIN)/python -m tests.faults $(ARGS)
 
 format: setup
 	$(BIN)/ruff format .
