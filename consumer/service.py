@@ -33,6 +33,7 @@ from consumer.pump import MEBIBYTE
 from consumer.readers import decoder_for
 from consumer.relay import Relay
 from consumer.settings import BadSettings
+from consumer.unpacking import bound_unpacking
 from consumer.watchdogs import Stuck, Watchdogs, watching_the_loop
 from metering.errors import BadCatalog
 from metering.meter import Meter
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 # Besides the lanes: the loader, the clock, the relay, the gauges, and marks of idle partitions.
 SPARE_CONNECTIONS = 5
+
+# How soon partitions that were added are noticed.
+METADATA_AGE_MS = 60_000
 
 # Our own watchdogs end a member that does not read; the client's own check cannot be relied on.
 POLL_SECONDS_MAX = 86_400
@@ -192,6 +196,7 @@ async def _cluster_id(settings: Settings) -> str:
 
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
+    bound_unpacking()
     session_ms = settings.session_timeout_seconds * 1_000
     return AIOKafkaConsumer(
         **kafka_options(settings),
@@ -205,6 +210,7 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
         session_timeout_ms=session_ms,
         heartbeat_interval_ms=session_ms // HEARTBEATS_A_SESSION,
         rebalance_timeout_ms=settings.rebalance_timeout_seconds * 1_000,
+        metadata_max_age_ms=METADATA_AGE_MS,
         max_poll_interval_ms=POLL_SECONDS_MAX * 1_000,
         fetch_max_wait_ms=settings.fetch_wait_milliseconds,
         fetch_max_bytes=settings.fetch_mebibytes_max * MEBIBYTE,

@@ -1,0 +1,126 @@
+"""How much a compressed batch may become: the client itself knows no limit.
+
+A batch of twelve kilobytes can hold hundreds of megabytes, and the broker only looks at what is on
+the wire. The client's own decoders are put aside for ones that stop.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import cramjam
+from aiokafka import codec
+from aiokafka.record import default_records, legacy_records
+from aiokafka.record._crecords import default_records as compiled_default
+from aiokafka.record._crecords import legacy_records as compiled_legacy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Texts like ours become ten times smaller, so a batch as large as its topic takes has room here.
+UNPACKED_BYTES_MAX = 64 << 20
+
+# The room that is tried first: most batches fit it.
+_ROOM_FACTOR, _ROOM_BYTES_MIN = 16, 1 << 16
+
+_XERIAL_HEAD_BYTES, _XERIAL_LENGTH = 16, struct.Struct("!i")
+
+
+class UnpackedTooLarge(ValueError):
+    """A batch holds more than anybody may make us keep in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a batch has more than {UNPACKED_BYTES_MAX} bytes when it is unpacked")
+
+
+def gunzip(packed: bytes) -> bytes:
+    """Unpack gzip, all of its members. Raises UnpackedTooLarge."""
+    parts: list[bytes] = []
+    left = UNPACKED_BYTES_MAX
+    rest = bytes(packed)
+    while rest:
+        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        part = member.decompress(rest, left + 1)
+        left -= len(part)
+        if left < 0:
+            raise UnpackedTooLarge
+        if not member.eof:
+            raise EOFError("a compressed batch ends too early")
+        parts.append(part)
+        # Zeros behind the last member are padding.
+        rest = member.unused_data.lstrip(b"\0")
+    return b"".join(parts)
+
+
+def unsnappy(packed: bytes) -> bytes:
+    """Unpack snappy, alone or in the frames of Java's library. Raises UnpackedTooLarge."""
+    block = bytes(packed)
+    if not codec._detect_xerial_stream(block):  # noqa: SLF001  # Pinned, and a test holds it.
+        return _unsnappy_block(block, UNPACKED_BYTES_MAX)
+    parts: list[bytes] = []
+    left, at = UNPACKED_BYTES_MAX, _XERIAL_HEAD_BYTES
+    while at < len(block):
+        (length,) = _XERIAL_LENGTH.unpack_from(block, at)
+        at += _XERIAL_LENGTH.size
+        if length < 0:
+            raise ValueError("a block has a negative length")
+        part = _unsnappy_block(block[at : at + length], left)
+        left -= len(part)
+        at += length
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _unsnappy_block(block: bytes, bytes_max: int) -> bytes:
+    if cramjam.snappy.decompress_raw_len(block) > bytes_max:
+        raise UnpackedTooLarge
+    return bytes(cramjam.snappy.decompress_raw(block))
+
+
+def unlz4(packed: bytes) -> bytes:
+    """Unpack LZ4. Raises UnpackedTooLarge."""
+    return _into_room(cramjam.lz4.decompress_into, packed)
+
+
+def unzstd(packed: bytes) -> bytes:
+    """Unpack Zstandard. Raises UnpackedTooLarge."""
+    return _into_room(cramjam.zstd.decompress_into, packed)
+
+
+def _into_room(decompress_into: Callable[[Any, Any], int], packed: bytes) -> bytes:
+    size = max(_ROOM_BYTES_MIN, len(packed) * _ROOM_FACTOR)
+    while True:
+        size = min(size, UNPACKED_BYTES_MAX)
+        room = bytearray(size)
+        try:
+            used = decompress_into(packed, room)
+        except cramjam.DecompressionError as error:
+            if _NO_ROOM not in str(error):
+                raise
+            if size == UNPACKED_BYTES_MAX:
+                raise UnpackedTooLarge from None
+            size *= _ROOM_FACTOR
+        else:
+            return bytes(memoryview(room)[:used])
+
+
+# How the library says that the room was too small; a test holds it.
+_NO_ROOM = "failed to write whole buffer"
+
+_DECODERS = {
+    "gzip_decode": gunzip,
+    "snappy_decode": unsnappy,
+    "lz4_decode": unlz4,
+    "zstd_decode": unzstd,
+}
+
+
+def bound_unpacking() -> None:
+    """Put bounded decoders in the place of the client's own, everywhere it looks for them."""
+    for module in (compiled_default, compiled_legacy, default_records, legacy_records):
+        for name, decode in _DECODERS.items():
+            # Older formats do not know every codec.
+            if hasattr(module, name):
+                setattr(module, name, decode)

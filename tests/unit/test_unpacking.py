@@ -1,0 +1,120 @@
+"""What is unpacked is what was packed, and never more than there may be."""
+
+import gzip
+import struct
+
+import cramjam
+import pytest
+from aiokafka import codec
+from aiokafka.record import _crecords, default_records
+from aiokafka.record._crecords import default_records as compiled
+
+from consumer import unpacking
+from consumer.unpacking import (
+    UnpackedTooLarge,
+    bound_unpacking,
+    gunzip,
+    unlz4,
+    unsnappy,
+    unzstd,
+)
+
+CODECS = {
+    "gzip": (codec.gzip_encode, gunzip),
+    "snappy": (codec.snappy_encode, unsnappy),
+    "snappy-raw": (lambda text: codec.snappy_encode(text, xerial_compatible=False), unsnappy),
+    "lz4": (codec.lz4_encode, unlz4),
+    "zstd": (codec.zstd_encode, unzstd),
+}
+# Small here, so that a test needs no second for what is at the limit.
+UNPACKED_BYTES_MAX = 1 << 20
+TEXT = b'{"id": "e-1", "type": "workflow.executed"}' * 5_000
+
+
+@pytest.fixture(autouse=True)
+def small_limit(monkeypatch):
+    monkeypatch.setattr(unpacking, "UNPACKED_BYTES_MAX", UNPACKED_BYTES_MAX)
+
+
+@pytest.fixture
+def the_client_as_it_was():
+    names = tuple(unpacking._DECODERS)
+    before = {name: getattr(module, name) for module in (compiled,) for name in names}
+    python = {name: getattr(default_records, name) for name in names}
+    yield
+    for name in names:
+        setattr(compiled, name, before[name])
+        setattr(default_records, name, python[name])
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("text", [b"{}", TEXT, TEXT * 4], ids=["little", "much", "more"])
+def test_what_was_packed_is_unpacked(name, text):
+    pack, unpack = CODECS[name]
+
+    assert unpack(pack(text)) == text
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_batch_may_be_as_large_as_the_limit_and_no_byte_larger(name):
+    pack, unpack = CODECS[name]
+    largest = bytes(UNPACKED_BYTES_MAX)
+
+    assert len(unpack(pack(largest))) == UNPACKED_BYTES_MAX
+    with pytest.raises(UnpackedTooLarge):
+        unpack(pack(largest + b"!"))
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_what_is_broken_is_an_error_at_once(name):
+    pack, unpack = CODECS[name]
+    packed = pack(TEXT)
+
+    with pytest.raises(Exception) as raised:  # noqa: PT011  # Each library has its own.
+        unpack(packed[: len(packed) // 2])
+
+    assert not isinstance(raised.value, UnpackedTooLarge | MemoryError)
+
+
+def test_several_members_of_gzip_count_together():
+    half = gzip.compress(bytes(UNPACKED_BYTES_MAX // 2 + 1))
+
+    assert gunzip(gzip.compress(b"a") + gzip.compress(b"b") + bytes(8)) == b"ab"
+    with pytest.raises(UnpackedTooLarge):
+        gunzip(half + half)
+
+
+def test_blocks_of_snappy_count_together_and_cannot_run_backwards():
+    head = codec.snappy_encode(b"a" * 100)[:16]
+    block = bytes(cramjam.snappy.compress_raw(bytes(UNPACKED_BYTES_MAX // 2 + 1)))
+    framed = struct.pack("!i", len(block)) + block
+
+    with pytest.raises(UnpackedTooLarge):
+        unsnappy(head + framed + framed)
+    with pytest.raises(ValueError, match="negative"):
+        unsnappy(head + struct.pack("!i", -20) + block)
+
+
+@pytest.mark.usefixtures("the_client_as_it_was")
+@pytest.mark.parametrize("kind", [1, 2, 3, 4], ids=["gzip", "snappy", "lz4", "zstd"])
+def test_the_client_unpacks_a_bomb_no_further_than_the_limit(kind):
+    builder = default_records.DefaultRecordBatchBuilder(
+        magic=2, compression_type=kind, is_transactional=0, producer_id=-1, producer_epoch=-1,
+        base_sequence=0, batch_size=1 << 31,
+    )  # fmt: skip
+    builder.append(0, timestamp=0, key=None, value=bytes(UNPACKED_BYTES_MAX + 1), headers=[])
+    batch = bytes(builder.build())
+    assert len(batch) < UNPACKED_BYTES_MAX // 10
+
+    def unpacked():
+        records = _crecords.MemoryRecords(batch).next_batch()
+        return next(iter(records)).value
+
+    assert len(unpacked()) > UNPACKED_BYTES_MAX
+
+    bound_unpacking()
+
+    with pytest.raises(UnpackedTooLarge):
+        unpacked()
+    # Python's own way, where nothing was compiled.
+    assert default_records.zstd_decode is unzstd
