@@ -14,7 +14,15 @@ import typer
 # Typer carries a Click of its own, and shows only a part of its errors.
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
-from consumer import charting, dead_letters, explaining, inspecting, operating, ordering
+from consumer import (
+    charting,
+    dead_letters,
+    explaining,
+    inspecting,
+    mending,
+    operating,
+    ordering,
+)
 from consumer.settings import BadSettings
 from consumer.terminal import FINDING, INTERRUPTED, WRONG_USAGE, Stop
 from metering.errors import BadCatalog, MeteringError
@@ -48,6 +56,7 @@ app.command(name="dead-letters")(dead_letters.dead_letters)
 app.command(name="redeliver")(dead_letters.redeliver)
 app.add_typer(ordering.lot, name="lot")
 app.add_typer(ordering.channel, name="channel")
+app.add_typer(mending.partitions, name="partitions")
 
 
 def main() -> NoReturn:

@@ -44,6 +44,9 @@ BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 10
 POLL_SECONDS = 0.01
 
+# How often to look whether an operator has taken up again what was halted.
+HALTED_LOOK_SECONDS = 10
+
 log = structlog.get_logger()
 
 
@@ -171,9 +174,13 @@ class Partitions(ConsumerRebalanceListener):
             log.warning("halt_not_recorded", reason=metrics.count_database_error(error))
 
     def _stop_reading(self, held: Held, why: str) -> None:
-        held.state = "halted"
+        was_halted, held.state = held.state == "halted", "halted"
+        held.load_at = time.monotonic() + HALTED_LOOK_SECONDS
         held.chunks.clear()
         self._consumer.pause(held.tp)
+        self._wake.set()
+        if was_halted:
+            return
         log.error("partition_halted", topic=held.tp.topic, partition=held.tp.partition, why=why)
 
     # Loading
@@ -201,7 +208,7 @@ class Partitions(ConsumerRebalanceListener):
         while True:
             self._wake.clear()
             now = time.monotonic()
-            loading = [held for held in self._held.values() if held.state == "loading"]
+            loading = [held for held in self._held.values() if held.state != "ready"]
             if due := [held for held in loading if held.load_at <= now]:
                 return due
             seconds = min(held.load_at for held in loading) - now if loading else None

@@ -179,3 +179,108 @@ async def keep_account(driver: Any, lines: Sequence[tuple[int, ...]]) -> None:
     parked, rejected.
     """
     await database.insert(driver, batch, lines)
+
+
+# What an operator decides. Only halted partitions are touched: nobody writes them.
+
+
+class Standing(NamedTuple):
+    """How a partition stands."""
+
+    partition: Partition
+    next_offset: int
+    epoch: int
+    owner: str
+    read_up_to: int
+    halted: str | None
+
+
+async def standings(connection: AsyncConnection, group: str) -> list[Standing]:
+    """List the partitions of a group."""
+    rows = await connection.execute(
+        sa.select(position)
+        .where(position.c.consumer_group == group)
+        .order_by(position.c.topic, position.c.topic_partition)
+    )
+    return [
+        Standing(
+            Partition(row.topic, row.topic_partition),
+            row.next_offset,
+            row.epoch,
+            row.owner,
+            row.read_up_to,
+            row.halted,
+        )
+        for row in rows
+    ]
+
+
+def _halted(group: str, partition: Partition) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        position.c.consumer_group == group,
+        position.c.topic == partition.topic,
+        position.c.topic_partition == partition.partition,
+        position.c.halted.is_not(None),
+    )
+
+
+async def resume(connection: AsyncConnection, group: str, partition: Partition) -> bool:
+    """Let a halted partition be read again; says whether there was one."""
+    found = await connection.execute(
+        sa.update(position).where(_halted(group, partition)).values(halted=None)
+    )
+    return found.rowcount == 1
+
+
+async def retire(connection: AsyncConnection, group: str, partition: Partition) -> bool:
+    """Put the position in a log that is gone aside; says whether there was one that is halted.
+
+    What was read of it stays in the books under its number. Whoever claims the partition next
+    begins at the beginning of the log that is there now, under another number: the same offset
+    means another record.
+    """
+    until = sa.func.to_char(
+        sa.func.timezone("UTC", sa.func.clock_timestamp()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+    )
+    found = await connection.execute(
+        sa.update(position)
+        .where(_halted(group, partition))
+        .values(consumer_group=sa.func.concat(position.c.consumer_group, " until ", until))
+    )
+    return found.rowcount == 1
+
+
+async def skip(
+    connection: AsyncConnection, group: str, partition: Partition, *, to_offset: int
+) -> bool:
+    """Go on behind records that cannot be read; says whether there was something to skip.
+
+    They are accounted for as a hole: offsets that were passed, and nothing of them counted.
+    """
+    row = (
+        await connection.execute(
+            sa.select(position.c.number, position.c.next_offset, position.c.epoch)
+            .where(_halted(group, partition), position.c.next_offset < to_offset)
+            .with_for_update()
+        )
+    ).one_or_none()
+    if row is None:
+        return False
+    await connection.execute(
+        sa.update(position)
+        .where(position.c.number == row.number)
+        .values(next_offset=to_offset, epoch=row.epoch + 1, halted=None)
+    )
+    await connection.execute(
+        sa.insert(batch).values(
+            position=row.number,
+            from_offset=row.next_offset,
+            to_offset=to_offset,
+            epoch=row.epoch + 1,
+            applied=0,
+            duplicate=0,
+            parked=0,
+            rejected=0,
+        )
+    )
+    return True
