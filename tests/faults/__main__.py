@@ -12,7 +12,7 @@ import time
 import traceback
 
 from consumer.embedded import _temporary_directory
-from tests.faults import deaths
+from tests.faults import deaths, storage, streams
 from tests.faults.programs import Missing, fetch
 from tests.faults.results import record
 from tests.faults.world import World, servers
@@ -28,7 +28,24 @@ FAULTS = [
     (deaths.asleep, 25),
     (deaths.asked_to_stop_under_load, 20),
     (deaths.blocked_loop, 30),
+    (storage.commit_lost, 40),
+    (storage.database_restarted, 30),
+    (storage.backends_killed, 30),
+    (streams.broker_killed, 40),
+    (streams.rebalance_storm, 60),
+    (storage.database_restored, 40),
+    (streams.topic_recreated, 60),
+    (streams.topic_recreated_with_more, 60),
+    (streams.offset_out_of_range, 40),
+    (streams.cut_off_one_way, 60),
+    (storage.database_black_hole, 60),
+    (storage.database_read_only, 40),
+    (storage.database_slow, 40),
+    (storage.disk_full, 40),
+    (storage.killed_in_a_migration, 40),
+    (streams.partitions_added, 100),
     (deaths.blocked_for_good, 30),
+    (streams.broker_away, 100),
 ]
 
 

@@ -21,27 +21,31 @@ JAVA = ("java", "-Xms192m", "-Xmx448m", "-XX:+UseSerialGC", "-XX:TieredStopAtLev
 
 
 class Broker:
-    """A broker and controller in one. `address` is for tests; `proxied` names a proxy's port."""
+    """A broker and controller in one. `address` is for tests.
 
-    def __init__(self, home, *, proxied=None, settings=None, listeners=(), users=None):
+    Each wire is a port of a proxy: whoever comes that way is told to come that way again.
+    """
+
+    def __init__(self, home, *, wires=(), settings=None, listeners=(), users=None):
         self.home = home / "kafka"
         self.home.mkdir()
         self.libs = fetch()
-        self.port, self.inner_port, controller = free_port(), free_port(), free_port()
+        self.port, controller = free_port(), free_port()
         self.address = f"{HOST}:{self.port}"
         self._program = None
-        names = ["PLAINTEXT", "INNER", *(name for name, _ in listeners)]
-        protocols = ["CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT", "INNER:PLAINTEXT"]
-        bound = [f"PLAINTEXT://{self.address}", f"INNER://{HOST}:{self.inner_port}"]
-        # Who comes through the proxy is told to come through it again.
-        told = [bound[0], f"INNER://{HOST}:{proxied or self.inner_port}"]
+        protocols = ["CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT"]
+        bound, told = [f"PLAINTEXT://{self.address}"], [f"PLAINTEXT://{self.address}"]
+        self.wire_ports = [free_port() for _ in wires]
+        for number, (wire, port) in enumerate(zip(wires, self.wire_ports, strict=True)):
+            protocols.append(f"WIRE{number}:PLAINTEXT")
+            bound.append(f"WIRE{number}://{HOST}:{port}")
+            told.append(f"WIRE{number}://{HOST}:{wire}")
         self.ports = {}
         for name, protocol in listeners:
             self.ports[name] = free_port()
             bound.append(f"{name}://{HOST}:{self.ports[name]}")
             told.append(bound[-1].replace(HOST, "localhost"))
             protocols.append(f"{name}:{protocol}")
-        assert len(names) == len(bound)
         properties = {
             "process.roles": "broker,controller",
             "node.id": 1,

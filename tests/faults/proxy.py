@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 
@@ -9,6 +10,9 @@ from tests.faults.programs import HOST, free_port
 
 # How PostgreSQL's protocol says COMMIT; the driver sends it as a simple query.
 COMMIT = b"COMMIT;\0"
+
+# A statement that moves positions, as it is prepared under a name; later only the name is said.
+MOVES = re.compile(rb"P[\s\S]{4}(__asyncpg_[^\0]*)\0[^\0]*UPDATE position SET[^\0]*next_offset")
 
 
 class Proxy:
@@ -21,7 +25,8 @@ class Proxy:
         self.bytes_per_second = None
         self.up, self.down = asyncio.Event(), asyncio.Event()
         self.heal()
-        # What to do with the next COMMITs: "reply" loses the answer, "request" the question.
+        # What to do with the next COMMITs of batches: "reply" loses the answer, "request" the
+        # question.
         self.lose_next = []
         self.lost = {"reply": 0, "request": 0}
         self.held = 0  # Pieces that had to wait.
@@ -79,6 +84,7 @@ class Proxy:
         self._writers -= pair
 
     async def _way(self, reader, writer, is_open, pair, *, is_up):
+        movers, moves = [], False
         with contextlib.suppress(OSError):
             while piece := await reader.read(65_536):
                 if not is_open.is_set():
@@ -88,9 +94,14 @@ class Proxy:
                     await asyncio.sleep(self.delay_seconds)
                 if self.bytes_per_second:
                     await asyncio.sleep(len(piece) / self.bytes_per_second)
-                if is_up and self.lose_next and COMMIT in piece:
-                    await self._lose(piece, writer, pair)
-                    return
+                if is_up:
+                    movers += [found[1] for found in MOVES.finditer(piece)]
+                    moves = moves or any(name in piece for name in movers)
+                    if COMMIT in piece:
+                        if moves and self.lose_next:
+                            await self._lose(piece, writer, pair)
+                            return
+                        moves = False
                 writer.write(piece)
                 await writer.drain()
 

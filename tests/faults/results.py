@@ -47,13 +47,17 @@ def record(name, report, seed, seconds):
 def _page(kept):
     kills = sum(row["kills"] for row in kept.values())
     lines = [
-        f"{sum(row['runs'] for row in kept.values())} runs,"
-        f" {sum(row['events'] for row in kept.values()):,} records,"
-        f" {kills} members killed, {sum(row['lost'] for row in kept.values())} events lost,"
-        f" {sum(row['double'] for row in kept.values())} counted twice.",
+        (
+            f"{sum(row['runs'] for row in kept.values())} runs,"
+            f" {sum(row['events'] for row in kept.values()):,} records,"
+            f" {kills} members killed, {sum(row['lost'] for row in kept.values())} events lost,"
+            f" {sum(row['double'] for row in kept.values())} counted twice."
+        ),
         "",
-        "| fault | runs | seeds | records | lost | double | killed | longest recovery |"
-        " what proves that it happened |",
+        (
+            "| fault | runs | seeds | records | lost | double | killed | longest recovery |"
+            " what proves that it happened |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in sorted(kept.items()):

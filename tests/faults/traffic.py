@@ -123,6 +123,10 @@ class Traffic:
         """Make one event that will be counted."""
         return self._use(is_late=False, channel=channel, at=at)
 
+    def forget(self):
+        """Copy, contradict and take back nothing of what was sent so far."""
+        self._recent.clear()
+
     def _use(self, *, is_late, channel=None, at=None):
         draw = self.draw
         channel = channel or draw.choice(self.channels)

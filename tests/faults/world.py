@@ -32,22 +32,29 @@ CATCH_UP_SECONDS_MAX = 150
 
 @dataclass
 class Servers:
-    """What all faults of a run share: a broker, a database server, and a wire to each."""
+    """What all faults of a run share: a broker, a database server, and wires to them.
+
+    All members but those of whom it is said otherwise use the first wire.
+    """
 
     home: Path
     broker: Broker
     postgres: Postgres
-    to_broker: Proxy
-    to_postgres: Proxy
+    to_broker: list[Proxy]
+    to_postgres: list[Proxy]
 
 
 @contextlib.asynccontextmanager
 async def servers(home):
     """Run the servers."""
-    async with Proxy() as to_broker, Proxy() as to_postgres:
-        broker = await asyncio.to_thread(Broker, home, proxied=to_broker.port)
+    async with Proxy() as wire, Proxy() as other_wire, Proxy() as line, Proxy() as other_line:
+        to_broker, to_postgres = [wire, other_wire], [line, other_line]
+        broker = await asyncio.to_thread(Broker, home, wires=[wire.port, other_wire.port])
         postgres = Postgres(home)
-        to_broker.target_port, to_postgres.target_port = broker.inner_port, postgres.port
+        for proxy, port in zip(to_broker, broker.wire_ports, strict=True):
+            proxy.target_port = port
+        for proxy in to_postgres:
+            proxy.target_port = postgres.port
         try:
             await asyncio.gather(broker.start(), _create_and_start(postgres))
             yield Servers(home, broker, postgres, to_broker, to_postgres)
@@ -77,7 +84,7 @@ class Report:
 class World:
     """One fault's own part of the servers."""
 
-    def __init__(self, servers, seed, *, partitions=4, settings=None):
+    def __init__(self, servers, seed, *, partitions=4, settings=None, where=""):
         self.servers, self.seed = servers, seed
         self.broker, self.postgres = servers.broker, servers.postgres
         self.name = f"w{secrets.token_hex(4)}"
@@ -89,6 +96,7 @@ class World:
         self.folder = servers.home / self.name
         self.folder.mkdir()
         self._given = settings or {}
+        self._where = where
         self._stack = contextlib.AsyncExitStack()
         self.producer = None
         self.sent = 0
@@ -110,11 +118,31 @@ class World:
         return [self.real(topic) for topic in (*USAGE, COMMANDS)]
 
     @property
+    def wire(self):
+        """The wire between members and the broker."""
+        return self.servers.to_broker[0]
+
+    @property
+    def line(self):
+        """The line between members and the database."""
+        return self.servers.to_postgres[0]
+
+    @property
+    def apart(self):
+        """Settings of a member that has a wire and a line of its own."""
+        _, wire = self.servers.to_broker
+        _, line = self.servers.to_postgres
+        return {
+            "KAFKA_SERVERS": f"127.0.0.1:{wire.port}",
+            "DATABASE_URL": self.postgres.url_of(self.name, port=line.port),
+        }
+
+    @property
     def settings(self):
         """What members are told; through the wires."""
         return {
-            "KAFKA_SERVERS": f"127.0.0.1:{self.servers.to_broker.port}",
-            "DATABASE_URL": self.postgres.url_of(self.name, port=self.servers.to_postgres.port),
+            "KAFKA_SERVERS": f"127.0.0.1:{self.wire.port}",
+            "DATABASE_URL": self.postgres.url_of(self.name, port=self.line.port),
             "GROUP": self.name,
             "USAGE_TOPICS": ",".join(self.topics[:-1]),
             "COMMANDS_TOPIC": self.topics[-1],
@@ -132,7 +160,7 @@ class World:
     # Life
 
     async def __aenter__(self):
-        await self.postgres.tell(f"CREATE DATABASE {self.name}")
+        await self.postgres.tell(f"CREATE DATABASE {self.name} {self._where}")
         status, _, err = await command_line(self.settings, "migrate")
         assert status == 0, err
         partitions = ["--partitions", str(self.partitions)]
@@ -145,8 +173,9 @@ class World:
         for member in self.members:
             with contextlib.suppress(AssertionError):
                 await member.die()
-        self.servers.to_broker.heal()
-        self.servers.to_postgres.heal()
+        for proxy in (*self.servers.to_broker, *self.servers.to_postgres):
+            proxy.heal()
+            proxy.lose_next.clear()
         with contextlib.suppress(Exception):
             await self._stack.aclose()
 
@@ -299,14 +328,14 @@ class World:
             if line.get("event") == "bug":
                 raise AssertionError(f"{member.name} found a bug: {json.dumps(line)[:2000]}")
 
-    async def judge(self, *, allow_unsent=False, ahead=timedelta(0)):
+    async def judge(self, *, allow_unsent=False, **how):
         """Compare books and topics, and have the books prove themselves."""
         for member in self.members:
             assert not member.count("bug"), [x for x in member.lines() if x["event"] == "bug"]
         async with self.books() as connection:
             verdict = await judge(
                 self.broker.address, connection, topics=self.topics, outgoing=self.outgoing,
-                topic_of=self.told, allow_unsent=allow_unsent, ahead=ahead,
+                topic_of=self.told, allow_unsent=allow_unsent, **how,
             )  # fmt: skip
         report = self.report
         report.events += verdict.events

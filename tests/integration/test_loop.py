@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from consumer import anchors
+from consumer import partitions as partitions_module
 from consumer.loop import Loop
 from consumer.partitions import Partitions
 from consumer.settings import Settings
@@ -335,6 +336,26 @@ async def test_a_partition_of_rejects_is_halted_and_the_others_are_read_on(broke
     assert meter.positions[halted].halted == "100 % of its records were rejected"
     # They are set aside all the same: only what would follow them is not read.
     assert meter.positions[halted].next_offset == 300
+
+
+async def test_a_halted_partition_is_read_on_once_it_was_taken_up_in_the_books(
+    broker, topics, send, monkeypatch
+):
+    monkeypatch.setattr(partitions_module, "HALTED_LOOK_SECONDS", 0.2)
+    meter = FakeMeter()
+    await send(topics[0], [b"bad"] * 300, partition=2)
+
+    async with a_member(broker, topics, meter, breaker_records_min=300) as member:
+        await becomes_true(lambda: any(each.halted for each in meter.positions.values()))
+        good = await send(topics[0], values("a", 100), partition=2)
+        await asyncio.sleep(1)
+        assert not meter.values & good
+        assert not member.is_working()
+
+        meter.positions[topics[0], 2].halted = None
+
+        await becomes_true(lambda: meter.values & good == good)
+        assert member.is_working()
 
 
 async def test_rejects_that_are_sent_again_halt_nothing(broker, topics, send):
