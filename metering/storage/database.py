@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import sqlalchemy as sa
 from asyncpg import exceptions as driver_errors
 from sqlalchemy.dialects import postgresql as pg
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.elements import ColumnElement
 
+CONNECT_SECONDS = 5
 COMMAND_SECONDS = 60
 
 # From so many rows on COPY is faster than arrays, which the driver writes value by value.
@@ -40,23 +42,30 @@ SERVER_SETTINGS = {
 
 # Classes of SQLSTATE after which the same batch is tried again. Anything else is a bug or a bad
 # record.
-_TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", "25006", "25P03", "25P04")
+_READ_ONLY = "25006"
+_TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", _READ_ONLY, "25P03", "25P04")
 
 
 def create_engine(url: str, *, schema: str = "lotmeter", connections: int = 8) -> AsyncEngine:
     """Make an engine for a database URL (postgresql://user:password@host/db)."""
-    address = sa.make_url(url).set(drivername="postgresql+asyncpg")
+
+    async def connect() -> asyncpg.Connection:
+        # The driver reads the URL itself: it knows sslmode, sslrootcert and the like as others do.
+        connection: asyncpg.Connection = await asyncpg.connect(
+            url,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            server_settings={**SERVER_SETTINGS, "search_path": schema},
+        )
+        return connection
+
     return create_async_engine(
-        address,
+        "postgresql+asyncpg://",
+        async_creator=connect,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=30,
         hide_parameters=True,
-        connect_args={
-            "timeout": 5,
-            "command_timeout": COMMAND_SECONDS,
-            "server_settings": {**SERVER_SETTINGS, "search_path": schema},
-        },
     )
 
 
@@ -64,7 +73,11 @@ def create_engine(url: str, *, schema: str = "lotmeter", connections: int = 8) -
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Run a block in one transaction. Raises Unavailable where trying again can help."""
     try:
-        async with engine.begin() as connection:
+        async with (
+            engine.connect() as connection,
+            _reaching_who_may_write(connection),
+            connection.begin(),
+        ):
             yield connection
     except DBAPIError as error:
         if is_passing(error):
@@ -82,6 +95,17 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except driver_errors.PostgresError as error:
         if is_passing(error):
             raise Unavailable(describe(error)) from error
+        raise
+
+
+@asynccontextmanager
+async def _reaching_who_may_write(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Give up a session that may not write: after a failover others lead to a server that may."""
+    try:
+        yield
+    except Exception as error:
+        if sqlstate_of(error) == _READ_ONLY:
+            await connection.invalidate()
         raise
 
 

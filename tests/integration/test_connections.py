@@ -1,0 +1,29 @@
+"""A connection that is of no use any more is not used again."""
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+
+from metering.errors import Unavailable
+from metering.storage.database import create_engine, transaction
+
+
+async def test_a_session_that_may_not_write_is_given_up(fresh_database_url):
+    administrator = await asyncpg.connect(fresh_database_url)
+    name = await administrator.fetchval("SELECT current_database()")
+    await administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    engine = create_engine(fresh_database_url, schema="public", connections=1)
+
+    async def write():
+        async with transaction(engine) as connection:
+            await connection.execute(sa.text("CREATE TABLE written (id integer)"))
+
+    with pytest.raises(Unavailable):
+        await write()
+    # As after a failover: who connects now reaches a server that takes what is written.
+    await administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+    await write()
+
+    await engine.dispose()
+    await administrator.close()
