@@ -1,12 +1,14 @@
 """Sends what the books have to say to others: from the outbox to topics, at least once.
 
 A message leaves the outbox only after Kafka has it. A topic that is dead makes the outbox grow and
-an alert go off; it never stops metering.
+an alert go off; it never stops metering, nor what is for other topics.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,7 @@ from metering.storage.database import transaction
 from metering.storage.tables import outbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -64,6 +66,9 @@ class Relay:
             "statements": settings.statements_topic,
             "dead_letters": settings.dead_letters_topic,
         }
+        # Failures in a row, and when to try again, of topics that take nothing.
+        self._failures: Counter[str] = Counter()
+        self._try_at: dict[str, float] = {}
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -85,13 +90,16 @@ class Relay:
                 reason = metrics.count_database_error(error)
                 metrics.DATABASE_RETRIES.labels(reason).inc()
             except NotSent as error:
-                reason = str(error)
+                log.warning("outbox_not_sent", reason=str(error), failures=dict(self._failures))
+                if self._stopped.is_set():
+                    # The next member sends it.
+                    return
+                continue
             except (KafkaError, OSError, TimeoutError) as error:
                 reason = type(error).__name__
             failures += 1
             log.warning("outbox_not_sent", reason=reason, failures=failures)
             if self._stopped.is_set():
-                # The next member sends it.
                 return
             await self._rest(backoff_seconds(failures))
 
@@ -121,21 +129,35 @@ class Relay:
 
     async def _send_some(self, producer: AIOKafkaProducer) -> int:
         """Send the oldest messages and remove those that Kafka has; returns how many they were."""
+        now = time.monotonic()
+        wanted = [name for name in self._topics if self._try_at.get(name, 0) <= now]
         async with transaction(self._engine) as connection:
             messages = await outbox_store.take(
-                connection, messages_max=self._settings.relay_messages_max
+                connection, wanted, messages_max=self._settings.relay_messages_max
             )
             results = await self._send(producer, messages)
             sent = [number for number, result in results.items() if isinstance(result, str)]
             await outbox_store.remove(connection, sent)
-        failures = [result for result in results.values() if not isinstance(result, str)]
+        failed: dict[str, BaseException] = {}
         for message in messages:
             result = results[message.number]
             label = result if isinstance(result, str) else "failed"
             metrics.RELAYED.labels(message.destination, label).inc()
-        if failures:
-            raise NotSent(type(failures[0]).__name__)
+            if not isinstance(result, str):
+                failed.setdefault(message.destination, result)
+        self._note(failed, wanted)
+        if failed:
+            raise NotSent(", ".join({type(error).__name__ for error in failed.values()}))
         return len(sent)
+
+    def _note(self, failed: Collection[str], wanted: Sequence[str]) -> None:
+        """Leave topics alone for a while that took nothing."""
+        for name in wanted:
+            if name in failed:
+                self._failures[name] += 1
+                self._try_at[name] = time.monotonic() + backoff_seconds(self._failures[name])
+            else:
+                del self._failures[name]
 
     async def _send(
         self, producer: AIOKafkaProducer, messages: Sequence[OutboxMessage]

@@ -54,12 +54,17 @@ async def put(driver: Any, drafts: Sequence[Draft]) -> None:
     await database.insert(driver, outbox, rows)
 
 
-async def take(connection: AsyncConnection, *, messages_max: int) -> list[OutboxMessage]:
-    """Take the oldest messages, which no other member takes until the transaction ends."""
+async def take(
+    connection: AsyncConnection, destinations: Collection[str], *, messages_max: int
+) -> list[OutboxMessage]:
+    """Take the oldest messages for some destinations, which no other member takes until the
+    transaction ends.
+    """
     rows = await connection.execute(
         sa.select(
             outbox.c.number, outbox.c.destination, outbox.c.key, outbox.c.value, outbox.c.headers
         )
+        .where(outbox.c.destination.in_(destinations))
         .order_by(outbox.c.number)
         .limit(messages_max)
         .with_for_update(skip_locked=True)
