@@ -40,7 +40,7 @@ class Traffic:
         self.prefix = f"{seed:x}"
         self.channels = []
         self.sent = Counter()
-        self.sms = SMS
+        self.sms, self.managers = SMS, "m"
         self._number = 0
         self._recent = []
         self._copy_elsewhere = copy_elsewhere
@@ -144,9 +144,9 @@ class Traffic:
              {"kind": "global_sms", "country": "JP", "count": 1, "text": self.sms}),
             ("mu.counted", "usage.mu", {"count": draw.randint(0, 4000)}),
             ("seat.assigned", "usage.seat",
-             {"seat": draw.choice(("basic", "operator")), "manager": f"m-{draw.randrange(9)}"}),
+             {"seat": draw.choice(("basic", "operator")), "manager": f"{self.managers}-{draw.randrange(9)}"}),
             ("seat.released", "usage.seat",
-             {"seat": draw.choice(("basic", "operator")), "manager": f"m-{draw.randrange(9)}"}),
+             {"seat": draw.choice(("basic", "operator")), "manager": f"{self.managers}-{draw.randrange(9)}"}),
         ))  # fmt: skip
         service = f"/services/{topic.partition('.')[2]}"
         event = self._event(channel, kind, service, at, data)

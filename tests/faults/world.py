@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from tests.faults.checker import judge
 from tests.faults.kafka import Broker
@@ -178,6 +179,10 @@ class World:
             proxy.lose_next.clear()
         with contextlib.suppress(Exception):
             await self._stack.aclose()
+        # A broker that was killed looks through all it has before it starts again.
+        with contextlib.suppress(KafkaError, OSError):
+            async with self.broker.admin() as admin:
+                await admin.delete_topics([*self.topics, *self.outgoing.values()])
 
     def add_member(self, **settings):
         """Add a member that is not started yet."""

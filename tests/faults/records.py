@@ -1,0 +1,377 @@
+"""What producers can do to us: copies, poison, bombs, giants, open transactions, and floods."""
+
+import asyncio
+import itertools
+import random
+import time
+from datetime import timedelta
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from tests.faults.members import command_line
+from tests.faults.programs import until
+from tests.faults.traffic import DEFECTS_BY_REASON
+from tests.faults.world import producing
+
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+AROUND = 4
+
+# Poison besides the defects that traffic has anyway, each with the bytes of a good event at hand.
+POISON = {
+    "no value": lambda _: None,
+    "nothing": lambda _: b"",
+    "no UTF-8": lambda value: value[:-2] + b"\xff}",
+    "UTF-16": lambda value: value.decode().encode("utf-16"),
+    "a byte order mark": lambda value: b"\xef\xbb\xbf" + value,
+    "two documents": lambda value: value + value,
+    "an array": lambda value: b"[" + value + b"]",
+    "a NUL": lambda value: value[:-1] + b',"x":"\\u0000"}',
+    "a lone surrogate": lambda value: value[:-1] + b',"x":"\\ud800"}',
+    "a long integer": lambda value: value[:-1] + b',"x":18446744073709551616}',
+    "a number that is none": lambda value: value[:-1] + b',"x":NaN}',
+    "an infinite float": lambda value: value[:-1] + b',"x":1e400}',
+    "depth": lambda value: value[:-1] + b',"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "another specversion": lambda value: value[:-1] + b',"specversion":"0.3"}',
+    "no id": lambda value: value[:-1] + b',"id":""}',
+    "a leap second": lambda value: value[:-1] + b',"time":"2026-06-30T23:59:60Z"}',
+    "half an offset": lambda value: value[:-1] + b',"time":"2026-06-30T23:59:59"}',
+    "a truth for a count": lambda value: value[:-1] + b',"data":{"actions":true}}',
+    "a float for a count": lambda value: value[:-1] + b',"data":{"actions":2.0}}',
+}
+
+
+async def poison_everywhere(world):
+    """Each kind of poison at the beginning, in the middle and at the end of a batch."""
+    await world.start(members=1)
+    made = 0
+    kinds = [*DEFECTS_BY_REASON.items(), *POISON.items()]
+    world.draw.shuffle(kinds)
+    for name, make in kinds:
+        batches = []
+        for place in (0, AROUND // 2, AROUND):
+            good = [world.traffic.plain() for _ in range(AROUND)]
+            [bad] = [world.traffic.plain(at=world.traffic.now - timedelta(hours=1))]
+            if name in DEFECTS_BY_REASON:
+                value = make(orjson.loads(bad.value), world.traffic.now)
+                value = value if isinstance(value, bytes) else orjson.dumps(value)
+                topic = "billing.commands" if name == "wrong_topic" else bad.topic
+                bad = bad._replace(value=value, topic=topic)
+            else:
+                bad = bad._replace(value=make(bad.value))
+            batches.append([*good[:place], bad, *good[place:]])
+            made += 1
+        for partition, batch in enumerate(batches):
+            await world.send(message._replace(partition=partition) for message in batch)
+        await world.caught_up()
+    await world.recovered()
+    rejected = await world.ask("SELECT count(*) FROM reject")
+    assert rejected == made, (rejected, made)
+    world.hit("poison set aside", rejected)
+    await world.judge()
+
+
+async def copies_everywhere(world):
+    """The same events in one batch, in others, on other topics and partitions, after restarts."""
+    members = await world.start()
+    events = [world.traffic.plain() for _ in range(150)]
+    await world.send(events)
+    for _ in range(2):
+        copies = [
+            event._replace(
+                topic=world.draw.choice(("usage.mu", "usage.message", "usage.workflow")),
+                partition=world.draw.randrange(world.partitions),
+                value=orjson.dumps({**orjson.loads(event.value), "seen": number}),
+            )
+            for event in events
+            for number in range(2)
+        ]
+        world.draw.shuffle(copies)
+        await world.send(copies)
+        await world.caught_up()
+        for member in members:
+            await member.kill()
+            world.report.kills += 1
+        # Other content under the same identity, where the first is certain to be the first.
+        await world.caught_up()
+        await world.send(
+            event._replace(value=event.value.replace(b'"data":', b'"data":{},"data":', 1)
+                           .replace(b'"type":"', b'"type":"usage.voided","x":"', 1))
+            for event in events[:3]
+        )  # fmt: skip
+        changed = [
+            event._replace(value=orjson.dumps({**orjson.loads(event.value), "time": _later(event)}))
+            for event in events[:20]
+        ]
+        await world.send(changed)
+    await world.recovered()
+    world.hit("copies", await world.ask("SELECT sum(duplicate)::bigint FROM batch"))
+    conflicts = "SELECT count(*) FROM reject WHERE reason = 'conflict'"
+    world.hit("conflicts", await world.ask(conflicts))
+    await world.judge()
+
+
+def _later(event):
+    return orjson.loads(event.value)["time"].replace(".", ".0", 1)
+
+
+async def all_codecs(world):
+    """Every compression that producers may use, and both modes of CloudEvents."""
+    await world.start(members=1)
+    for codec in CODECS:
+        async with producing(world.broker.address, compression_type=codec) as producer:
+            world.producer, before = producer, world.producer
+            await world.send(world.traffic.usage(150))
+            await world.send(_in_headers(world.traffic.plain()) for _ in range(20))
+            world.producer = before
+    await world.recovered()
+    world.hit("codecs", len(CODECS))
+    await world.judge()
+
+
+def _in_headers(message):
+    event = orjson.loads(message.value)
+    data = event.pop("data")
+    headers = tuple((f"ce_{name}", value.encode()) for name, value in event.items())
+    return message._replace(value=orjson.dumps(data), headers=headers)
+
+
+async def giants(world):
+    """Values as large as the broker takes, and a megabyte of brackets: rejected, unread."""
+    [member] = await world.start(members=1)
+    before = _resident_mebibytes(member)
+    values = [b"[" + b"[]," * 340_000 + b"[]]", b"x" * 1_000_000, b'{"a":' * 160_000]
+    for value in itertools.islice(itertools.cycle(values), 60):
+        message = world.traffic.plain()
+        await world.send([message, message._replace(value=value), world.traffic.plain()])
+    most = max(before, _resident_mebibytes(member))
+    await world.recovered()
+    most = max(most, _resident_mebibytes(member))
+    assert most < before + 250, f"{before} MiB became {most}"
+    reason = "SELECT count(*) FROM reject WHERE reason = 'too_large'"
+    world.hit("giants set aside", await world.ask(reason))
+    await world.judge()
+
+
+def _resident_mebibytes(member):
+    with open(f"/proc/{member.program.process.pid}/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * 4096 >> 20
+
+
+async def bomb(world):
+    """A few kilobytes that become 200 megabytes: halted, not unpacked; the others are read on."""
+    [member] = await world.start(members=1)
+    before = _resident_mebibytes(member)
+    good = [world.traffic.plain() for _ in range(40)]
+    await world.send(good[:20])
+    topic = world.real("usage.workflow")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=world.broker.address, compression_type="zstd",
+        max_request_size=1 << 30, max_batch_size=1 << 30,
+    )  # fmt: skip
+    async with producer:
+        landed = await producer.send_and_wait(topic, bytes(200_000_000), partition=1)
+    after = [world.traffic.plain()._replace(topic="usage.workflow", partition=1) for _ in range(5)]
+    await world.send([*good[20:], *after])
+
+    async def is_halted():
+        return await world.ask("SELECT count(*) FROM position WHERE halted IS NOT NULL")
+
+    most = before
+    for _ in range(60):
+        most = max(most, _resident_mebibytes(member))
+        if await is_halted():
+            break
+        await asyncio.sleep(0.5)
+    assert await is_halted(), world.last_words()
+    await asyncio.sleep(2)
+    most = max(most, _resident_mebibytes(member))
+    assert most < before + 250, f"{before} MiB became {most}"
+    why = await world.ask("SELECT halted FROM position WHERE halted IS NOT NULL")
+    assert "UnpackedTooLarge" in why, why
+    world.hit("partitions halted", world.logged("partition_halted"))
+    behind = str(landed.offset + 1)
+    status, _, err = await command_line(
+        world.settings, "partitions", "skip", topic, "1", "--to", behind
+    )
+    assert status == 0, err
+    await world.recovered()
+    counted = await world.ask("SELECT count(*) FROM event WHERE state = 0")
+    world.report.events = counted
+    world.report.lost = max(0, len(good) + len(after) - counted)
+    assert counted == len(good) + len(after), counted
+    status, out, err = await command_line(world.settings, "verify", "--full", "--json")
+    assert status == 0, out[:1000] + err
+
+
+async def all_poison(world):
+    """Nearly nothing of a partition can be counted: it is halted until somebody says go on."""
+    await world.start(members=1)
+    good = world.traffic.plain()
+    bad = [good._replace(value=b"{", partition=2, topic="usage.seat") for _ in range(1500)]
+    await world.send(bad)
+
+    async def halted():
+        return await world.ask("SELECT count(*) FROM position WHERE halted IS NOT NULL")
+
+    await until(halted, 60, "the partition is halted")
+    world.hit("partitions halted", world.logged("partition_halted"))
+    await world.send(good._replace(partition=2, topic="usage.seat") for _ in range(5))
+    await world.send(world.traffic.usage(50))
+    topic = world.real("usage.seat")
+    await world.caught_up(but=[(topic, 2)])
+    status, _, err = await command_line(world.settings, "partitions", "resume", topic, "2")
+    assert status == 0, err
+    await world.recovered()
+    await world.judge()
+
+
+async def dead_letter_topic_gone(world):
+    """Rejects have nowhere to go: metering goes on, notices are sent, and later all is sent."""
+    await world.start(members=1)
+    await world.recovered()
+    topic = world.outgoing["dead_letters"]
+    await world.broker.delete(topic)
+    good = world.traffic.plain()
+    # More than the relay takes at once.
+    await world.send(good._replace(value=b"{", partition=n % 4) for n in range(700))
+    await world.caught_up()
+    await world.send(list(world.traffic.register(4)))
+    await world.send(world.traffic.usage(100))
+    await world.caught_up()
+
+    async def only_letters_wait():
+        kinds = "SELECT string_agg(DISTINCT destination, ' ') FROM outbox"
+        return await world.ask(kinds) == "dead_letters"
+
+    await until(only_letters_wait, 60, "notices and statements are sent all the same")
+    world.hit("letters that wait", await world.unsent())
+    await world.broker.create(topic, world.partitions)
+    await world.recovered()
+    await world.judge()
+
+
+async def dead_letters_too_large(world):
+    """The topic refuses what is as large as the original: it is cut, and blocks nothing."""
+    await world.start(members=1)
+    topic = world.outgoing["dead_letters"]
+    await world.broker.delete(topic)
+    await world.broker.create(topic, world.partitions, max_message_bytes=20_000)
+    messages = list(world.traffic.usage(100))
+    large = [message._replace(value=b"[" + b" " * 70_000 + b"]") for message in messages[:12]]
+    await world.send([*large, *messages])
+    await world.recovered()
+    cut = await world.members[0].metric("lotmeter_relayed_total", result="cut")
+    assert cut == len(large), cut
+    world.hit("letters that were cut", cut)
+    await world.judge()
+
+
+async def producers_transactions(world):
+    """Aborted transactions are never counted; one left open holds back what is behind it."""
+    [member] = await world.start(members=1)
+    options = {"bootstrap_servers": world.broker.address, "transaction_timeout_ms": 8_000}
+
+    async def in_transaction(producer, count):
+        for message in list(itertools.islice(world.traffic.usage(count), count)):
+            await producer.send(
+                world.real(message.topic), message.value, key=message.key,
+                partition=world.draw.randrange(world.partitions),
+            )  # fmt: skip
+
+    aborted = 0
+    async with AIOKafkaProducer(transactional_id=f"{world.name}-a", **options) as producer:
+        for number in range(12):
+            await producer.begin_transaction()
+            await in_transaction(producer, 20)
+            if number % 3 == 0:
+                await producer.abort_transaction()
+                aborted += 20
+            else:
+                await producer.commit_transaction()
+    world.traffic.forget()
+    hanging = AIOKafkaProducer(transactional_id=f"{world.name}-b", **options)
+    await hanging.start()
+    await hanging.begin_transaction()
+    await in_transaction(hanging, 20)
+    await hanging.flush()
+    world.traffic.forget()
+    await world.send(world.traffic.usage(100))
+
+    async def held_back():
+        return await member.metric("lotmeter_open_transaction_records")
+
+    await until(held_back, 20, "a gauge tells of the open transaction", every=0.5)
+    world.hit("records held back", await held_back())
+    world.hit("records aborted", aborted)
+    # The broker aborts it when its time is over.
+    await world.recovered(60)
+    # What is fenced now cannot say goodbye in order.
+    hanging._closed = True
+    await hanging.client.close()
+    hanging._sender._sender_task.cancel()
+    await world.judge()
+
+
+async def hostile_channels(world, *, channels=20_000):
+    """Channels with names made to hurt, and /metrics asked a hundred times at once, all the time."""
+    [member] = await world.start(members=1)
+    draw = random.Random(world.seed)
+    answers = []
+    is_over = asyncio.Event()
+
+    async def hammer():
+        while not is_over.is_set():
+            found = await asyncio.gather(*(member.ask("/metrics") for _ in range(20)))
+            answers.extend(found)
+
+    hammering = [asyncio.create_task(hammer()) for _ in range(5)]
+    names = [_hostile_name(draw, number) for number in range(channels)]
+    # The worst of them are registered, and would be shown by their names.
+    known = names[:60]
+    at = world.traffic.now - timedelta(days=30)
+    data = {"plan": "early_stage", "time_zone": "UTC", "billing_day": 1}
+    data["billing_day"] = world.traffic._billing_days[0]
+    await world.send(
+        world.traffic.command(name, "channel.registered", at, data)._replace(key=None, partition=0)
+        for name in known
+    )
+    for name in known:
+        world.traffic.channels.append(name)
+    await world.caught_up()
+    await world.closed()
+    began = time.monotonic()
+    for start in range(0, channels, 2_000):
+        await world.send(
+            world.traffic.plain(name)._replace(key=None, partition=number % world.partitions)
+            for number, name in enumerate(names[start : start + 2_000])
+        )
+    await world.caught_up()
+    seconds = time.monotonic() - began
+    is_over.set()
+    await asyncio.gather(*hammering)
+    good = [answer for answer in answers if answer and answer[0] == 200]
+    series = [line for line in good[-1][1].splitlines() if line and not line.startswith("#")]
+    assert len(series) < 2_500, len(series)
+    shown = sum(line.startswith("lotmeter_channel_usage_ratio{") for line in series)
+    assert shown <= 120, shown
+    world.hit("answers of /metrics", len(good))
+    world.hit("series at the end", len(series))
+    world.hit("channels", channels)
+    print(f"         {channels} channels in {seconds:.0f} s, {len(good)} of {len(answers)} answered")
+    await world.recovered()
+    await world.judge()
+
+
+_NASTY = (
+    "'; DROP TABLE event; --", '"', "\\", "%s%n", "${jndi:x}", "{}", "a\nb", "a\tb", "\x7f", "\u202e",
+    "\U0001f600", "가나다", "\ufeff", "İ", "ß", "​", " ", "..", "/etc/passwd", "<b>", "null", "\x1b[2J",
+)  # fmt: skip
+
+
+def _hostile_name(draw, number):
+    parts = [draw.choice(_NASTY) for _ in range(draw.randrange(1, 4))]
+    name = f"{number}{''.join(parts)}"
+    return (name + "x" * draw.choice((0, 0, 250)))[:255]
+
+
