@@ -12,6 +12,7 @@ UV_VERSION := 0.13.9
 .PHONY: setup demo test check format pictures mutants lock clean
 .PHONY: setup demo test bench bench-full check format mutants lock clean
 .PHONY: setup demo test check faults format mutants lock clean
+.PHONY: setup demo test check faults fuzz format mutants lock clean
 
 setup: $(STAMP)
 
@@ -48,6 +49,10 @@ check: setup
 # ARGS="--minutes 5" does what fits; ARGS="--record" adds what was survived to docs/faults.md.
 faults: setup
 	$(BIN)/python -m tests.faults $(ARGS)
+
+# Searches for bytes that the decoding boundary cannot take. ARGS=-runs=N sets how many.
+fuzz: setup
+	$(BIN)/python -m tests.faults.fuzz_decoding $(or $(ARGS),-runs=1000000)
 
 format: setup
 	$(BIN)/ruff format .

@@ -30,7 +30,6 @@ POISON = {
     "a lone surrogate": lambda value: value[:-1] + b',"x":"\\ud800"}',
     "a long integer": lambda value: value[:-1] + b',"x":18446744073709551616}',
     "a number that is none": lambda value: value[:-1] + b',"x":NaN}',
-    "an infinite float": lambda value: value[:-1] + b',"x":1e400}',
     "depth": lambda value: value[:-1] + b',"x":' + b"[" * 5000 + b"]" * 5000 + b"}",
     "another specversion": lambda value: value[:-1] + b',"specversion":"0.3"}',
     "no id": lambda value: value[:-1] + b',"id":""}',
