@@ -12,7 +12,7 @@ import time
 import traceback
 
 from consumer.embedded import _temporary_directory
-from tests.faults import deaths, records, secrecy, storage, streams
+from tests.faults import deaths, floods, records, secrecy, storage, streams
 from tests.faults.programs import Missing, fetch
 from tests.faults.results import record
 from tests.faults.world import World, servers
@@ -39,16 +39,16 @@ FAULTS = [
     (streams.offset_out_of_range, 40),
     (records.poison_everywhere, 60),
     (records.copies_everywhere, 40),
-    (records.dead_letter_topic_gone, 40),
+    (floods.dead_letter_topic_gone, 40),
     (records.bomb, 40),
     (secrecy.canaries, 60),
     (secrecy.secured, 110),
-    (records.all_poison, 30),
+    (floods.all_poison, 30),
     (records.producers_transactions, 50),
-    (records.dead_letters_too_large, 30),
+    (floods.dead_letters_too_large, 30),
     (records.giants, 40),
     (records.all_codecs, 25),
-    (records.hostile_channels, 90),
+    (floods.hostile_channels, 90),
     (streams.cut_off_one_way, 60),
     (storage.database_black_hole, 60),
     (storage.database_read_only, 40),

@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
 
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaError
 
 from tests.faults.programs import HOST, Program, fetch, free_port, until
@@ -91,10 +91,6 @@ class Broker:
         if done.returncode:
             raise AssertionError(f"{arguments[0]}: {done.stderr[-500:]}")
 
-    async def tool(self, *arguments):
-        """Run one of Kafka's own tools."""
-        self._tool(*arguments)
-
     async def start(self):
         """Start, and wait until it answers."""
         # Not ours: a variable of the caller's would change what is started.
@@ -163,11 +159,7 @@ class Broker:
             await admin.create_partitions({topic: NewPartitions(total_count=partitions)})
 
     async def delete_records(self, topic, partition, before):
-        """Remove what was not read yet, as retention would."""
-        plan = self.home / "delete.json"
-        part = {"topic": topic, "partition": partition, "offset": before}
-        plan.write_text(json.dumps({"partitions": [part], "version": 1}))
-        await self.tool(
-            "org.apache.kafka.tools.DeleteRecordsCommand",
-            "--bootstrap-server", self.address, "--offset-json-file", plan,
-        )  # fmt: skip
+        """Remove what was not read yet, as retention would; -1 removes all."""
+        async with self.admin() as admin:
+            plan = {TopicPartition(topic, partition): RecordsToDelete(before_offset=before)}
+            await admin.delete_records(plan)

@@ -1,13 +1,14 @@
-"""The database goes away, answers late, answers nothing, refuses, is full, or is older than it was."""
+"""The database goes away, is late, says nothing, refuses, is full, or is older than it was."""
 
 import asyncio
 import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 
-from tests.faults.members import command_line
+from tests.faults.members import ROOT, command_line, environ_of
 from tests.faults.programs import Missing, until
 
 DISK_MEBIBYTES = 48
@@ -257,10 +258,6 @@ async def killed_in_a_migration(world, *, times=6):
 
 
 async def _killed_after(settings, seconds):
-    import sys
-
-    from tests.faults.members import ROOT, environ_of
-
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "consumer", "migrate", cwd=ROOT, env=environ_of(settings),
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,

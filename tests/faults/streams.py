@@ -1,4 +1,4 @@
-"""Kafka goes away, is cut off, moves partitions around, forgets, or is another one under its name."""
+"""Kafka goes away, is cut off, moves partitions, forgets, or is another one under its name."""
 
 import asyncio
 import time

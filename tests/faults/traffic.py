@@ -135,6 +135,8 @@ class Traffic:
             # Of a day that may be in a closed cycle; never at the edge of what is too old.
             back = timedelta(days=draw.randrange(3, 33), seconds=draw.randrange(3600))
         at = at or self.now - back
+        manager = f"{self.managers}-{draw.randrange(9)}"
+        seat = {"seat": draw.choice(("basic", "operator")), "manager": manager}
         kind, topic, data = draw.choice((
             ("workflow.executed", "usage.workflow", {"actions": draw.randint(1, 5)}),
             ("workflow.executed", "usage.workflow", {"actions": 1}),
@@ -143,10 +145,8 @@ class Traffic:
             ("message.sent", "usage.message",
              {"kind": "global_sms", "country": "JP", "count": 1, "text": self.sms}),
             ("mu.counted", "usage.mu", {"count": draw.randint(0, 4000)}),
-            ("seat.assigned", "usage.seat",
-             {"seat": draw.choice(("basic", "operator")), "manager": f"{self.managers}-{draw.randrange(9)}"}),
-            ("seat.released", "usage.seat",
-             {"seat": draw.choice(("basic", "operator")), "manager": f"{self.managers}-{draw.randrange(9)}"}),
+            ("seat.assigned", "usage.seat", seat),
+            ("seat.released", "usage.seat", seat),
         ))  # fmt: skip
         service = f"/services/{topic.partition('.')[2]}"
         event = self._event(channel, kind, service, at, data)
