@@ -15,7 +15,8 @@ from consumer.embedded import _temporary_directory
 from tests.faults import deaths, floods, records, secrecy, storage, streams
 from tests.faults.programs import Missing, fetch
 from tests.faults.results import record
-from tests.faults.world import World, servers
+from tests.faults.servers import servers
+from tests.faults.world import World
 
 FAULT_SECONDS_MAX = 900
 

@@ -30,6 +30,16 @@ QUOTED_MIN = 12
 decode = decoder_for(shipped_catalog(), commands_topic=COMMANDS)
 
 
+def expect_nothing_quoted(rejected, value):
+    """Say why, and nothing of what."""
+    assert rejected.__cause__ is None, "a cause quotes what was read"
+    told = rejected.detail.encode()
+    for start in range(0, min(len(value), 4_096) - QUOTED_MIN, QUOTED_MIN):
+        piece = value[start : start + QUOTED_MIN]
+        if piece in told and piece.decode("utf-8", "replace") not in _OWN_WORDS:
+            raise AssertionError(f"{rejected.detail} quotes {piece!r}")
+
+
 def try_one(data):
     """Decode one input; the first byte says how it is read."""
     if not data:

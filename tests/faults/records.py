@@ -9,8 +9,8 @@ from aiokafka import AIOKafkaProducer
 
 from tests.faults.members import command_line
 from tests.faults.programs import until
+from tests.faults.servers import producing
 from tests.faults.traffic import DEFECTS_BY_REASON
-from tests.faults.world import producing
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 AROUND = 4

@@ -7,18 +7,14 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from tests.faults.checker import judge
-from tests.faults.kafka import Broker
 from tests.faults.members import Member, command_line
-from tests.faults.postgres import Postgres
-from tests.faults.proxy import Proxy
 from tests.faults.reading import ends
+from tests.faults.servers import producing
 from tests.faults.traffic import Traffic
 
 USAGE = ("usage.mu", "usage.seat", "usage.workflow", "usage.message")
@@ -29,44 +25,6 @@ OUTGOING = {
     "dead_letters": "usage.dead-letters",
 }
 CATCH_UP_SECONDS_MAX = 150
-
-
-@dataclass
-class Servers:
-    """What all faults of a run share: a broker, a database server, and wires to them.
-
-    All members but those of whom it is said otherwise use the first wire.
-    """
-
-    home: Path
-    broker: Broker
-    postgres: Postgres
-    to_broker: list[Proxy]
-    to_postgres: list[Proxy]
-
-
-@contextlib.asynccontextmanager
-async def servers(home):
-    """Run the servers."""
-    async with Proxy() as wire, Proxy() as other_wire, Proxy() as line, Proxy() as other_line:
-        to_broker, to_postgres = [wire, other_wire], [line, other_line]
-        broker = await asyncio.to_thread(Broker, home, wires=[wire.port, other_wire.port])
-        postgres = Postgres(home)
-        for proxy, port in zip(to_broker, broker.wire_ports, strict=True):
-            proxy.target_port = port
-        for proxy in to_postgres:
-            proxy.target_port = postgres.port
-        try:
-            await asyncio.gather(broker.start(), _create_and_start(postgres))
-            yield Servers(home, broker, postgres, to_broker, to_postgres)
-        finally:
-            await broker.stop()
-            await postgres.stop()
-
-
-async def _create_and_start(postgres):
-    await postgres.create()
-    await postgres.start()
 
 
 @dataclass
@@ -204,14 +162,13 @@ class World:
 
     async def send(self, messages):
         """Send messages and wait until the broker has them."""
-        waiting = []
-        for message in messages:
-            waiting.append(
-                await self.producer.send(
-                    self.real(message.topic), message.value, key=message.key,
-                    partition=message.partition, headers=list(message.headers),
-                )
-            )  # fmt: skip
+        waiting = [
+            await self.producer.send(
+                self.real(message.topic), message.value, key=message.key,
+                partition=message.partition, headers=list(message.headers),
+            )
+            for message in messages
+        ]  # fmt: skip
         await asyncio.gather(*waiting)
         self.sent += len(waiting)
 
@@ -350,17 +307,3 @@ class World:
         status, out, err = await command_line(self.settings, "verify", "--full", "--json")
         assert status == 0, f"{out[:1000]} {err}"
         assert all(report.hits.values()), f"the fault was not hit: {report.hits}"
-
-
-@contextlib.asynccontextmanager
-async def producing(address, **options):
-    """Yield a producer that never writes twice nor out of order."""
-    producer = AIOKafkaProducer(
-        bootstrap_servers=address, enable_idempotence=True, max_request_size=4 << 20,
-        linger_ms=5, request_timeout_ms=20_000, **options,
-    )  # fmt: skip
-    await producer.start()
-    try:
-        yield producer
-    finally:
-        await asyncio.wait_for(producer.stop(), 10)
