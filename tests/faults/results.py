@@ -1,5 +1,6 @@
 """What all recorded runs came to: kept as JSON, shown as a table."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -21,7 +22,14 @@ cannot prove that it happened fails.
 
 
 def record(name, report, seed, seconds):
-    """Add a fault that was survived."""
+    """Add a fault that was survived; two runs at the same time wait for each other."""
+    DOCS.mkdir(exist_ok=True)
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _add(name, report, seed, seconds)
+
+
+def _add(name, report, seed, seconds):
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     row = kept.setdefault(
         name,
@@ -39,7 +47,6 @@ def record(name, report, seed, seconds):
     for part in ("failpoints", "hits"):
         for key, times in getattr(report, part).items():
             row[part][key] = row[part].get(key, 0) + times
-    DOCS.mkdir(exist_ok=True)
     KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     TABLE.write_text(_page(kept))
 
