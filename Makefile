@@ -13,6 +13,7 @@ UV_VERSION := 0.13.9
 .PHONY: setup demo test bench bench-full check format mutants lock clean
 .PHONY: setup demo test check faults format mutants lock clean
 .PHONY: setup demo test check faults fuzz format mutants lock clean
+.PHONY: setup demo test check faults fuzz soak format mutants lock clean
 
 setup: $(STAMP)
 
@@ -53,6 +54,10 @@ faults: setup
 # Searches for bytes that the decoding boundary cannot take. ARGS=-runs=N sets how many.
 fuzz: setup
 	$(BIN)/python -m tests.faults.fuzz_decoding $(or $(ARGS),-runs=1000000)
+
+# Half an hour at half speed with small faults; writes docs/soak.md.
+soak: setup
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 format: setup
 	$(BIN)/ruff format .

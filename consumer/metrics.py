@@ -145,6 +145,7 @@ FETCH_AGE = Gauge(
 LOOP_LAG = Histogram(
     "lotmeter_loop_lag_seconds", "How late the event loop wakes a sleeper.", buckets=_SECONDS
 )
+TASKS = Gauge("lotmeter_tasks", "Tasks of the event loop: what leaks shows here first.")
 
 # The database.
 DATABASE_RETRIES = Counter(

@@ -69,6 +69,7 @@ class Watchdogs:
             asleep_since = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
             metrics.LOOP_LAG.observe(max(0, time.monotonic() - asleep_since - LOOK_SECONDS))
+            metrics.TASKS.set(len(asyncio.all_tasks()))
             self._partitions.show()
             self.look()
 
