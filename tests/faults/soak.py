@@ -213,8 +213,8 @@ def _write(options, seed, speed, rate, stream, seen, done, recovery, problems):
             f" backlog it read {speed:,.0f} events a second; {rate:,} a second were sent."
         ),
         (
-            f"{stream.events:,} events and {stream.copies:,} copies; caught up {recovery:.1f} s after"
-            f" the end; {'; '.join(problems) or 'every unit found once, and all of it flat'}."
+            f"{stream.events:,} events and {stream.copies:,} copies; caught up {recovery:.1f} s"
+            f" after the end; {'; '.join(problems) or 'every unit found once, and all of it flat'}."
         ),
         "",
         "| | first third | last third | most |",

@@ -18,6 +18,7 @@ SMS = "Your parcel is on its way."
 # Of a thousand messages, so many are copies, conflicts, voids, defects, too early, or late.
 COPIES, CONFLICTS, VOIDS, DEFECTS, EARLY, LATE = 60, 6, 12, 12, 3, 25
 RECENT = 400
+REGISTERED_DAYS = 75
 
 
 class Message(NamedTuple):
@@ -39,6 +40,8 @@ class Traffic:
         self.now = datetime.now(UTC)
         self.prefix = f"{seed:x}"
         self.channels = []
+        # Those whose past cycles are closed for certain: only of them it is known what is late.
+        self.settled = []
         self.sent = Counter()
         self.sms, self.managers = SMS, "m"
         self._number = 0
@@ -50,21 +53,21 @@ class Traffic:
 
     # Commands
 
-    def register(self, count, *, ripe=False):
-        """Register channels and buy what they use. Ripe ones have cycles to close at once."""
+    def register(self, count):
+        """Register channels, whose first cycles are to be closed at once, and buy what they use."""
         for _ in range(count):
             channel = f"ch-{self.prefix}-{len(self.channels)}"
             self.channels.append(channel)
-            yield from self._registration(channel, days=75 if ripe else 40)
+            yield from self._registration(channel)
 
-    def _registration(self, channel, *, days):
+    def _registration(self, channel):
         draw = self.draw
         data = {
             "plan": draw.choice(PLANS),
             "time_zone": draw.choice(ZONES),
             "billing_day": draw.choice(self._billing_days),
         }
-        begun = self.now - timedelta(days=days, seconds=draw.randrange(3600))
+        begun = self.now - timedelta(days=REGISTERED_DAYS, seconds=draw.randrange(3600))
         yield self.command(channel, "channel.registered", begun, data)
         at = self.now - timedelta(days=2)
         for number, (product, low, high) in enumerate(
@@ -129,7 +132,8 @@ class Traffic:
 
     def _use(self, *, is_late, channel=None, at=None):
         draw = self.draw
-        channel = channel or draw.choice(self.channels)
+        is_late = is_late and bool(self.settled)
+        channel = channel or draw.choice(self.settled if is_late else self.channels)
         back = timedelta(seconds=draw.randrange(60, 47 * 3600))
         if is_late:
             # Of a day that may be in a closed cycle; never at the edge of what is too old.

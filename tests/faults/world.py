@@ -156,6 +156,7 @@ class World:
             member.keep_running()
         await self.caught_up()
         await self.closed()
+        self.traffic.settled = list(self.traffic.channels)
         return added
 
     # Sending
