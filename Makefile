@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
 UV_VERSION := 0.13.9
+# Not for every Python, so nobody else gets it.
+ATHERIS_VERSION := 3.0.0
 
 .PHONY: setup demo test check format dashboards mutants lock clean
 .PHONY: setup demo test check format pictures mutants lock clean
@@ -53,6 +55,7 @@ faults: setup
 
 # Searches for bytes that the decoding boundary cannot take. ARGS=-runs=N sets how many.
 fuzz: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check atheris==$(ATHERIS_VERSION)
 	$(BIN)/python -m tests.faults.fuzz_decoding $(or $(ARGS),-runs=1000000)
 
 # Half an hour at half speed with small faults; writes docs/soak.md.

@@ -45,16 +45,15 @@ def fetch() -> Path:
     return libs
 
 
-def tls_postgres() -> Path:
-    """Give the folder of a PostgreSQL that speaks TLS, unpacked the first time."""
+def tls_postgres(folder) -> Path:
+    """Unpack a PostgreSQL that speaks TLS into a folder that everybody may enter."""
     [jar] = fetch().glob("embedded-postgres-binaries-*.jar")
-    home = CACHE / jar.stem
-    if not (home / "bin" / "postgres").exists():
-        with zipfile.ZipFile(jar) as archive:
-            [name] = [name for name in archive.namelist() if name.endswith(".txz")]
-            with archive.open(name) as packed, tarfile.open(fileobj=packed, mode="r:xz") as tar:
-                tar.extractall(home, filter="data")
-    return home
+    with zipfile.ZipFile(jar) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".txz")]
+        with archive.open(name) as packed, tarfile.open(fileobj=packed, mode="r:xz") as tar:
+            tar.extractall(folder, filter="data")
+    folder.chmod(0o755)
+    return folder
 
 
 async def until(condition, seconds, what, *, every=0.1):

@@ -87,7 +87,8 @@ def _secure_broker(home, authority, users):
 
 async def _tls_database(home, authority):
     key, certificate, _ = authority.issue("database")
-    postgres = Postgres(home, programs=tls_postgres())
+    programs = await asyncio.to_thread(tls_postgres, home / "programs")
+    postgres = Postgres(home, programs=programs)
     await postgres.create()
     for source, name in ((key, "server.key"), (certificate, "server.crt")):
         target = postgres.data / name

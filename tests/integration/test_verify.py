@@ -71,9 +71,7 @@ async def feed(name, url):
 
 
 @pytest.mark.parametrize("name", ["books-medium-everything-1", "lots-medium-everything-1"])
-async def test_sound_books_prove_and_tampered_ones_do_not(
-    fresh_database_url, name
-):
+async def test_sound_books_prove_and_tampered_ones_do_not(fresh_database_url, name):
     engine = await feed(name, fresh_database_url)
     administrator = await asyncpg.connect(
         fresh_database_url, server_settings={"search_path": "lotmeter"}
