@@ -2,20 +2,85 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+)
 
 from consumer.settings import PREFIX, BadSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from consumer.settings import Settings
 
 _PEM_MARK = "-----BEGIN"
 
 # A member that joins is answered when the slowest one has come, so wait a little longer than that.
 _ANSWER_MARGIN_SECONDS = 5
+
+
+_NOT_ALLOWED = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+)
+
+
+class CannotReachKafka(Exception):
+    """No broker takes us; the message says why, and what to look at."""
+
+
+class _Reasons(logging.Handler):
+    """Keeps the error that the client only logs: what it raises says that there was one."""
+
+    error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for part in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(part, BaseException):
+                self.error = part
+
+
+@contextmanager
+def reaching_kafka(settings: Settings) -> Iterator[None]:
+    """Say in one sentence why Kafka cannot be reached. Raises CannotReachKafka."""
+    reasons, logger = _Reasons(), logging.getLogger("aiokafka")
+    logger.addHandler(reasons)
+    propagated, logger.propagate = logger.propagate, False
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise CannotReachKafka(_sentence(settings, reasons.error or error)) from None
+    finally:
+        logger.propagate = propagated
+        logger.removeHandler(reasons)
+
+
+def _sentence(settings: Settings, error: BaseException) -> str:
+    if isinstance(error, SaslAuthenticationFailed):
+        return (
+            f"Kafka refuses the user or the password: see {PREFIX}KAFKA_SASL_USERNAME"
+            f" and {PREFIX}KAFKA_SASL_PASSWORD"
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the broker's certificate is not trusted ({error.verify_message}):"
+            f" see {PREFIX}KAFKA_TLS_CA and {PREFIX}KAFKA_SERVERS"
+        )
+    if isinstance(error, _NOT_ALLOWED):
+        return f"Kafka does not allow it ({type(error).__name__}): grant it to our user"
+    return f"no broker answers at {settings.kafka_servers}: {type(error).__name__}"
 
 
 def kafka_options(settings: Settings) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from sqlalchemy.exc import DBAPIError
 
-from consumer.brokers import kafka_options
-from consumer.terminal import engine_of
+from consumer.brokers import CannotReachKafka, kafka_options, reaching_kafka
+from consumer.terminal import ADVICE, engine_of
 from metering.errors import Unavailable
 from metering.storage import schema
-from metering.storage.database import describe, transaction
+from metering.storage.database import describe, sqlstate_of, transaction
 from metering.storage.tables import APP_MAY_DELETE, APP_MAY_UPDATE, metadata
 
 if TYPE_CHECKING:
@@ -33,11 +32,12 @@ async def problems_of(settings: Settings) -> list[str]:
 async def _broker_problems(settings: Settings) -> list[str]:
     admin = AIOKafkaAdminClient(**kafka_options(settings))
     try:
-        async with asyncio.timeout(BROKER_SECONDS):
-            await admin.start()
-            known = set(await admin.list_topics())
-    except (KafkaError, OSError, TimeoutError) as error:
-        return [f"no broker answers at {settings.kafka_servers}: {type(error).__name__}"]
+        with reaching_kafka(settings):
+            async with asyncio.timeout(BROKER_SECONDS):
+                await admin.start()
+                known = set(await admin.list_topics())
+    except CannotReachKafka as error:
+        return [str(error)]
     finally:
         await admin.close()
     wanted = (
@@ -47,7 +47,10 @@ async def _broker_problems(settings: Settings) -> list[str]:
         settings.dead_letters_topic,
     )
     missing = [topic for topic in wanted if topic not in known]
-    return [f"topics are missing: {', '.join(missing)}; run lotmeter topics"] if missing else []
+    if not missing:
+        return []
+    names = ", ".join(missing)
+    return [f"topics are missing, or our user may not see them: {names}; run lotmeter topics"]
 
 
 async def _database_problems(settings: Settings) -> list[str]:
@@ -60,7 +63,8 @@ async def _database_problems(settings: Settings) -> list[str]:
             ]
         return await _grant_problems(engine)
     except (DBAPIError, Unavailable) as error:
-        return [f"the database does not answer: {describe(error)}; see LOTMETER_DATABASE_URL"]
+        unknown = f"the database does not answer: {describe(error)}; see LOTMETER_DATABASE_URL"
+        return [ADVICE.get(sqlstate_of(error) or "", unknown)]
     except OSError as error:
         return [f"the database does not answer: {error.strerror or type(error).__name__}"]
     finally:

@@ -23,7 +23,7 @@ from asyncpg.exceptions import InterfaceError, PostgresError
 from sqlalchemy.exc import SQLAlchemyError
 
 from consumer import metrics
-from consumer.brokers import kafka_options
+from consumer.brokers import CannotReachKafka, kafka_options, reaching_kafka
 from consumer.clock import Clock
 from consumer.gauges import Gauges
 from consumer.health import Health
@@ -185,12 +185,11 @@ async def _cluster_id(settings: Settings) -> str:
     """Ask for the name that a cluster has for ever: other clusters may have our topics too."""
     admin = AIOKafkaAdminClient(**kafka_options(settings))
     try:
-        await admin.start()
-        return str((await admin.describe_cluster()).get("cluster_id") or "")
-    except (KafkaError, OSError) as error:
-        raise CannotStart(
-            f"Kafka does not answer at {settings.kafka_servers}: {type(error).__name__}"
-        ) from None
+        with reaching_kafka(settings):
+            await admin.start()
+            return str((await admin.describe_cluster()).get("cluster_id") or "")
+    except CannotReachKafka as error:
+        raise CannotStart(str(error)) from None
     finally:
         await admin.close()
 

@@ -36,7 +36,7 @@ _STAND_INS = {
 }
 
 # SQLSTATEs that the one at the keyboard can do something about.
-_ADVICE = {
+ADVICE = {
     "42P01": "the database has no books yet: run lotmeter migrate",
     "3F000": "the database has no books yet: run lotmeter migrate",
     "28P01": "the database refused the password: see LOTMETER_DATABASE_URL",
@@ -109,12 +109,10 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401
         return asyncio.run(coroutine)
     except (DBAPIError, Unavailable) as error:
         state = sqlstate_of(error) or sqlstate_of(error.__cause__ or error)
-        advice = _ADVICE.get(state or "", f"the database cannot do it: {describe(error)}")
+        advice = ADVICE.get(state or "", f"the database cannot do it: {describe(error)}")
         raise Stop(advice) from None
     except KafkaError as error:
-        raise Stop(
-            f"Kafka cannot do it: {type(error).__name__}; see {PREFIX}KAFKA_SERVERS"
-        ) from None
+        raise Stop(f"Kafka cannot do it: {type(error).__name__}; see lotmeter check") from None
     except OSError as error:
         raise Stop(f"cannot reach a server: {error.strerror or type(error).__name__}") from None
 

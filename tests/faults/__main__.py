@@ -43,7 +43,7 @@ FAULTS = [
     (floods.dead_letter_topic_gone, 40),
     (records.bomb, 40),
     (secrecy.canaries, 60),
-    (secrecy.secured, 110),
+    (secrecy.secured, 240),
     (floods.all_poison, 30),
     (records.producers_transactions, 50),
     (floods.dead_letters_too_large, 30),

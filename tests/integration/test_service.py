@@ -175,4 +175,4 @@ async def test_a_process_without_kafka_says_so(environ, books):
         _, errors = await asyncio.wait_for(process.communicate(), 30)
 
     assert process.returncode == 1
-    assert "Kafka does not answer at 127.0.0.1:1" in errors.decode()
+    assert "no broker answers at 127.0.0.1:1" in errors.decode()
