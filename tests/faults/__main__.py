@@ -12,7 +12,7 @@ import time
 import traceback
 
 from consumer.embedded import _temporary_directory
-from tests.faults import deaths, floods, records, secrecy, storage, streams
+from tests.faults import deaths, floods, judging, records, secrecy, storage, streams
 from tests.faults.programs import Missing, fetch
 from tests.faults.results import record
 from tests.faults.servers import servers
@@ -22,6 +22,7 @@ FAULT_SECONDS_MAX = 900
 
 # In the order of what they are worth where there is little time, with the seconds they take.
 FAULTS = [
+    (judging.judge_is_judged, 20),
     (deaths.killed_at_each_point, 110),
     (deaths.killed_at_random, 40),
     (deaths.killed_while_it_settles, 30),

@@ -84,15 +84,19 @@ async def judge(
 ):  # fmt: skip
     """Compare topics and books. The traffic must have come to rest."""
     records, last = await read(address, topics)
-    model, said = work_out(records, topic_of, ahead)
     verdict = Verdict(events=len(records))
+    await compare(connection, verdict, records, last, *work_out(records, topic_of, ahead))
+    if not allow_unsent:
+        await _messages(address, connection, verdict, records, outgoing, was_restored)
+    return verdict
+
+
+async def compare(connection, verdict, records, last, model, said):
+    """Compare what was read and worked out with the tables."""
     await _offsets(connection, verdict, records, last)
     await _identities(connection, verdict, model, said)
     await _outcomes(connection, verdict, model)
     await _books(connection, verdict, model)
-    if not allow_unsent:
-        await _messages(address, connection, verdict, records, outgoing, was_restored)
-    return verdict
 
 
 async def _offsets(connection, verdict, records, last):
