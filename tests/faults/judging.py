@@ -10,11 +10,8 @@ ONE_EVENT = ONE.format("event", "state = 0")
 LIES = {
     "an event is missing": (f"DELETE FROM event WHERE {ONE_EVENT}", "lost"),
     "an event stands twice": (
-        (
-            "INSERT INTO event SELECT channel, decode(md5('x'), 'hex'), month, content, at, position,"
-            f" read_at_offset, state, product, kind, quantity, messages, person, counts_on FROM event"
-            f" WHERE {ONE_EVENT}"
-        ),
+        "INSERT INTO event SELECT (jsonb_populate_record(event, jsonb_build_object('digest',"
+        " '\\x00112233445566778899aabbccddeeff'))).* FROM event WHERE " + ONE_EVENT,
         "double",
     ),
     "a command is missing": (

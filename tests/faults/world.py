@@ -243,14 +243,27 @@ class World:
         at = int((time.time() + ahead.total_seconds()) * 1_000_000)
         return await self.ask("SELECT count(*) FROM channel WHERE due_at <= $1", at)
 
-    async def closed(self, seconds=60):
+    async def closed(self, seconds=CATCH_UP_SECONDS_MAX):
         """Wait until nothing is due, and no cycle can be closed."""
         overdue = "SELECT count(*) FROM channel WHERE closes_at <= $1 OR due_at <= $1"
         since = time.monotonic()
         while await self.ask(overdue, int(time.time() * 1_000_000)):
             if time.monotonic() - since > seconds:
-                raise AssertionError(f"still due after {seconds} seconds")
+                raise AssertionError(
+                    f"still due after {seconds} seconds: {await self._what_is_due()}"
+                )
             await asyncio.sleep(0.2)
+
+    async def _what_is_due(self):
+        async with self.books() as books:
+            channels = await books.fetch(
+                "SELECT channel, due_at, closes_at FROM channel ORDER BY due_at LIMIT 2"
+            )
+            behind = await books.fetch(
+                "SELECT topic, topic_partition, owner, epoch, next_offset, read_up_to, halted"
+                " FROM position ORDER BY read_up_to LIMIT 3"
+            )
+        return [*map(dict, channels), *map(dict, behind), time.time(), self.last_words()]
 
     async def unsent(self):
         """Say how many messages wait in the outbox."""
