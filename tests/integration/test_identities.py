@@ -6,7 +6,10 @@ import pytest
 
 from consumer import simulate
 from consumer.decoding import instant_from
+from consumer.readers import decoder_for
 from metering.catalog import shipped_catalog
+from metering.meter import Batch, Meter, Partition, Place, Record, Slice
+from metering.verification import verify
 from tests.builders import arriving, line, registered, with_attributes, with_data
 
 
@@ -71,3 +74,33 @@ async def test_what_waits_holds_its_identity_against_other_months(database_url):
     assert books.document["outcomes"]["rejected"] == {"conflict": 1}
     assert books.document["outcomes"]["applied"] == 2
     assert books.differences == []
+
+
+async def test_a_copy_in_the_same_batch_leaves_the_record_of_its_original(database_url):
+    lines = [registered("2024-01-10"), used("2024-01-12", "x-1"), used("2024-01-12", "x-1")]
+    read = decoder_for(shipped_catalog(), commands_topic=simulate.COMMANDS)
+    now = instant_from("2024-01-13T00:00:00Z")
+    async with simulate._fresh_books(database_url) as engine:
+        meter = Meter(engine, shipped_catalog(), read, group="metering")
+
+        async def recorded(lines, partition):
+            """Record lines as `run` does: what is due happens by one clock for all of them."""
+            [claim] = await meter.claim({partition: 0}, owner="me", cluster_id="here")
+            records = [
+                Record(
+                    Place(claim.number, offset), now, each.topic, None, each.value, (),
+                    simulate._found(read, each),
+                )
+                for offset, each in enumerate(simulate._line(json.dumps(line)) for line in lines)
+            ]  # fmt: skip
+            part = Slice(claim, 0, len(lines), None, now)
+            return (await meter.record(Batch([part], records), now=now)).outcomes
+
+        await recorded(lines[:1], Partition("billing.commands", 0))
+        first = await recorded(lines[1:], Partition("usage.workflow", 0))
+        second = await recorded(lines[2:], Partition("usage.workflow", 1))
+        report = await verify(engine, shipped_catalog(), full=True)
+
+    assert +first == {("usage.workflow", "applied"): 1, ("usage.workflow", "duplicate"): 1}
+    assert +second == {("usage.workflow", "duplicate"): 1}
+    assert report.differences == []
