@@ -30,7 +30,8 @@ LIES = {
         "",
     ),
     "a pool holds a unit less": (
-        f"UPDATE lot SET pool = pool - 1 WHERE {ONE.format('lot', 'pool > 0')}",
+        ("UPDATE lot_window SET taken = taken + 1 WHERE"
+        f" {ONE.format('lot_window', 'taken < quota')}"),
         "",
     ),
     "a window gave a unit more": (
