@@ -30,8 +30,10 @@ LIES = {
         "",
     ),
     "a pool holds a unit less": (
-        ("UPDATE lot_window SET taken = taken + 1 WHERE"
-        f" {ONE.format('lot_window', 'taken < quota')}"),
+        (
+            "UPDATE lot_window SET taken = taken + 1 WHERE"
+            f" {ONE.format('lot_window', 'taken < quota')}"
+        ),
         "",
     ),
     "a window gave a unit more": (
