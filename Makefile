@@ -10,12 +10,8 @@ UV_VERSION := 0.13.9
 # Not for every Python, so nobody else gets it.
 ATHERIS_VERSION := 3.0.0
 
-.PHONY: setup demo test check format dashboards mutants lock clean
-.PHONY: setup demo test check format pictures mutants lock clean
-.PHONY: setup demo test bench bench-full check format mutants lock clean
-.PHONY: setup demo test check faults format mutants lock clean
-.PHONY: setup demo test check faults fuzz format mutants lock clean
-.PHONY: setup demo test check faults fuzz soak format mutants lock clean
+.PHONY: setup demo test bench bench-full check faults fuzz soak format dashboards pictures mutants \
+	lock clean
 
 setup: $(STAMP)
 
@@ -69,6 +65,7 @@ format: setup
 # Writes what Grafana reads; a test says when that was forgotten.
 dashboards: setup
 	$(BIN)/python deploy/grafana/make_dashboards.py
+
 # Draws the pictures of docs/; a test says when that was forgotten.
 pictures: setup
 	$(BIN)/python docs/make_pictures.py
