@@ -112,7 +112,9 @@ def test_examples_are_read(name):
     for example in MESSAGES[name]["examples"]:
         event = example["payload"]
         topic = (
-            "billing.commands" if NAMES[event["type"]] in CHANNELS["commands"]["messages"] else "u"
+            "billing.commands"
+            if NAMES[event["type"]] in CHANNELS["commands"]["messages"]
+            else "usage.mu"
         )
 
         assert faults_of(event) == []
