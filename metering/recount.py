@@ -377,19 +377,22 @@ def written(
     product: str,
     cycle: tuple[date, date],
     *,
-    fills: Counter[tuple[date, str, str, int, int]],
-    found: Found,
+    fills: Mapping[tuple[date, str, str, int, int], int],
+    counted: Mapping[tuple[date, str], Sequence[int]],
 ) -> dict[str, Any] | None:
-    """Write what a closed cycle says of a product; None if it says nothing."""
-    start, ends_on = cycle
+    """Write what a closed cycle says of a product; None if it says nothing.
+
+    `fills` and `counted` (quantity and messages, by day and kind) are those of the cycle.
+    """
+    ends_on = cycle[1]
     by_day: dict[date, Counter[str]] = defaultdict(Counter)
     for (day, source, *_), quantity in fills.items():
-        if start <= day <= ends_on and source in SOURCES:
+        if source in SOURCES:
             by_day[day][source] += quantity
     sums = sum(by_day.values(), Counter[str]())
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
-    for (name, day, kind), (quantity, messages) in found.counted.items():
-        if name == product and kind and messages and start <= day <= ends_on:
+    for (_, kind), (quantity, messages) in counted.items():
+        if kind and messages:
             kinds[kind].update(messages=messages, pu=quantity)
     if not sums and not kinds:
         return None

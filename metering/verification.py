@@ -10,6 +10,7 @@ them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -571,6 +572,7 @@ class _Proof:
             pour = self._pour(product)
             again.update(((product, *key), quantity) for key, quantity in pour.fills.items())
             yield from self._thresholds(product, pour)
+            fills, counted = self._by_cycle(product, pour)
             for start, following in pairwise(self.cycles):
                 if self.start <= start < self.open_from:
                     document = written(
@@ -578,13 +580,29 @@ class _Proof:
                         self.values,
                         product,
                         (start, following - ONE_DAY),
-                        fills=pour.fills,
-                        found=self.found,
+                        fills=fills[start],
+                        counted=counted[start],
                     )
                     if document is not None:
                         documents[start, product] = document
         yield from _compare("what is poured of", booked, again)
         yield from self._closed(documents)
+
+    def _by_cycle(
+        self, product: str, pour: Pour
+    ) -> tuple[dict[date, dict[Any, int]], dict[date, dict[Any, list[int]]]]:
+        """Part what was poured and counted of a product by cycles, named by their first days."""
+        fills: dict[date, dict[Any, int]] = defaultdict(dict)
+        counted: dict[date, dict[Any, list[int]]] = defaultdict(dict)
+        for key, quantity in pour.fills.items():
+            fills[self._cycle_of(key[0])][key] = quantity
+        for (name, day, kind), sums in self.found.counted.items():
+            if name == product:
+                counted[self._cycle_of(day)][day, kind] = sums
+        return fills, counted
+
+    def _cycle_of(self, day: date) -> date:
+        return self.cycles[max(0, bisect_right(self.cycles, day) - 1)]
 
     def _pour(self, product: str) -> Pour:
         lots = [
@@ -608,11 +626,21 @@ class _Proof:
             product, [day for day in self.cycles if day >= self.start], self.base
         )
         pour = Pour(self.start, lots, left, given)
-        for number in range((self.today - self.start).days + 1):
-            day = self.start + number * ONE_DAY
+        for day in self._days_of_change(lots, usage):
             included = self.catalog.allowance(self.values.plan_on(day), product).included
             pour.pour(day, usage[day], included, is_first=day in self.cycles)
         return pour
+
+    def _days_of_change(self, lots: list[Held], usage: Mapping[date, int]) -> list[date]:
+        """List the days on which anything can be otherwise than on the day before."""
+        days = {self.today, self.open_from - ONE_DAY, *usage, *self.cycles}
+        for held in lots:
+            days.update(held.starts)
+        for row in self.rows["setting"]:
+            days.add(row["on_day"])
+            if row["name"] == "trial_ends_on" and (ends_on := orjson.loads(row["value"])):
+                days.add(date.fromisoformat(ends_on))
+        return sorted(day for day in days if self.start <= day <= self.today)
 
     def _thresholds(self, product: str, pour: Pour) -> Iterator[str]:
         """Find what was crossed and never told. What was told may since have been undone."""
