@@ -9,7 +9,8 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from metering.errors import BadCatalog
 from metering.periods import HOUR
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 AddsUp = Literal["level", "distinct", "count", "cost", "nothing"]
 GLOBAL_SMS = "global_sms"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +257,7 @@ def _unit_prices(
         lists.setdefault(table["product"], []).append(
             (_day(table["effective_on"]), _ranges(table["ranges"]))
         )
-    return {
-        product: tuple(sorted(versions, key=_effective_on)) for product, versions in lists.items()
-    }
+    return {product: _in_order(versions) for product, versions in lists.items()}
 
 
 def _ranges(tables: list[dict[str, Any]]) -> tuple[Range, ...]:
@@ -279,11 +280,13 @@ def _tariffs(tables: list[dict[str, Any]]) -> tuple[tuple[date, dict[tuple[str, 
                 _quantity(rate["message"]), _quantity(rate["segment"])
             )
         versions.append((_day(table["effective_on"]), rates))
-    return tuple(sorted(versions, key=_effective_on))
+    return _in_order(versions)
 
 
-def _effective_on(version: tuple[date, Any]) -> date:
-    return version[0]
+def _in_order(versions: list[tuple[date, _T]]) -> tuple[tuple[date, _T], ...]:
+    days = [effective_on for effective_on, _ in versions]
+    _expect(len(set(days)) == len(days), "two lists are in effect from the same day")
+    return tuple(sorted(versions, key=itemgetter(0)))
 
 
 def _day(value: object) -> date:

@@ -7,12 +7,18 @@ import pytest
 
 from consumer.decoding import instant_from
 from consumer.simulate import read_scenario, simulate
-from metering.catalog import shipped_catalog
+from metering.catalog import Catalog, shipped_catalog
 from tests.builders import Books, Line, instant
 
 
 @pytest.fixture
-def simulated(database_url, tmp_path) -> Callable[..., Awaitable[Books]]:
+def catalog() -> Catalog:
+    """Return what is sold; a module may sell something else."""
+    return shipped_catalog()
+
+
+@pytest.fixture
+def simulated(database_url, tmp_path, catalog) -> Callable[..., Awaitable[Books]]:
     """Return what gives the books of some lines as of a time."""
 
     async def run(*lines: Line, as_of: str) -> Books:
@@ -20,7 +26,7 @@ def simulated(database_url, tmp_path) -> Callable[..., Awaitable[Books]]:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         simulation = await simulate(
             read_scenario(path),
-            shipped_catalog(),
+            catalog,
             as_of=instant_from(instant(as_of)),
             database_url=database_url,
         )

@@ -490,3 +490,13 @@ def test_a_price_that_is_no_number_is_refused():
 def test_thresholds_that_are_no_list_are_refused():
     with pytest.raises(BadCatalog, match=r"^\[thresholds\] of the catalog: "):
         read_catalog(changed("quota_used_percent = [80, 100]", "quota_used_percent = 80"))
+
+
+@pytest.mark.parametrize("place", ["unit_prices", "tariffs"])
+def test_two_lists_that_count_from_the_same_day_are_refused(place):
+    again = LATER_LISTS.replace("2024-03-01", "2000-01-01", 1)
+    if place == "tariffs":
+        again = SHIPPED[SHIPPED.index("[[tariffs]]") :]
+
+    with pytest.raises(BadCatalog, match=rf"^\[\[{place}\]\] of the catalog: two lists are"):
+        read_catalog(SHIPPED + again)
