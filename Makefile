@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 # Not for every Python, so nobody else gets it.
 ATHERIS_VERSION := 3.0.0
 
-.PHONY: setup demo test bench bench-full check faults fuzz soak format dashboards pictures mutants \
+.PHONY: setup demo test bench bench-full bench-midnight check faults fuzz soak format dashboards pictures mutants \
 	lock clean
 
 setup: $(STAMP)
@@ -37,6 +37,10 @@ bench: setup
 # Every kind of traffic, and Apache Kafka too: needs Java and Maven, and up to an hour.
 bench-full: setup
 	$(BIN)/python -m tests.benchmarks --full $(ARGS)
+
+# The month of 100,000 channels ends at one instant; ARGS="--channels 10000" for a short look.
+bench-midnight: setup
+	$(BIN)/python -m tests.benchmarks.midnight $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

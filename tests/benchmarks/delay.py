@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tests.benchmarks import product
 from tests.benchmarks.stack import batches_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import asyncpg
 
     from tests.benchmarks.stack import Stack
@@ -63,12 +66,9 @@ async def measure(
         gc.freeze()
         async with product.reading(stack, database, environ) as (_, books):
             await asyncio.sleep(1)
-            waiting: dict[Place, deque[tuple[int, float, int]]] = {}
-            found: list[tuple[float, float, int]] = []
+            watch = Watch(books, workload.topics)
             began = time.monotonic()
-            looking = asyncio.create_task(
-                _look(books, list(workload.topics), waiting, found, events)
-            )
+            looking = asyncio.create_task(watch.look(until=events))
             underway = []
             for number, batches in enumerate(made):
                 at = began + number * TICK_SECONDS
@@ -76,50 +76,56 @@ async def measure(
                 for batch, topic, partition in batches:
                     count = batch.record_count()
                     sent = await producer.send_batch(batch, topic, partition=partition)
-                    underway.append(
-                        asyncio.create_task(_note(sent, waiting, (topic, partition), at, count))
-                    )
+                    noting = watch.note(sent, (topic, partition), at, count)
+                    underway.append(asyncio.create_task(noting))
             await asyncio.gather(*underway)
             async with asyncio.timeout(LAST_SECONDS_MAX):
                 await looking
         gc.unfreeze()
-    late = sorted(
-        (committed - at, count) for at, committed, count in found if at - began >= WARM_SECONDS
-    )
-    return Delays(
-        events / seconds,
-        sum(count for _, count in late),
-        _quantile(late, 0.5),
-        _quantile(late, 0.99),
-        late[-1][0],
-    )
+    return watch.delays(rate=events / seconds, since=began + WARM_SECONDS)
 
 
-async def _note(
-    sent: asyncio.Future, waiting: dict[Place, deque], place: Place, at: float, count: int
-) -> None:
-    first = (await sent).offset
-    waiting.setdefault(place, deque()).append((first + count, at, count))
+class Watch:
+    """Sees when the positions in the books cover the batches that were sent."""
 
+    def __init__(self, books: asyncpg.Connection, topics: Iterable[str]) -> None:
+        self._books = books
+        self._topics = list(topics)
+        self._waiting: dict[Place, deque[tuple[int, float, int]]] = {}
+        self._found: list[tuple[float, float, int]] = []
+        self.events = 0  # In the books.
 
-async def _look(
-    books: asyncpg.Connection,
-    topics: list[str],
-    waiting: dict[Place, deque[tuple[int, float, int]]],
-    found: list[tuple[float, float, int]],
-    events: int,
-) -> None:
-    statement, left = await books.prepare(_POSITIONS), events
-    while left:
-        rows = await statement.fetch(topics)
-        now = time.monotonic()
-        for topic, partition, next_offset in rows:
-            batches = waiting.get((topic, partition), ())
-            while batches and batches[0][0] <= next_offset:
-                _, at, count = batches.popleft()
-                found.append((at, now, count))
-                left -= count
-        await asyncio.sleep(LOOK_SECONDS)
+    async def note(self, sent: asyncio.Future, place: Place, at: float, count: int) -> None:
+        """Note where a batch stands, as soon as the broker says so."""
+        first = (await sent).offset
+        self._waiting.setdefault(place, deque()).append((first + count, at, count))
+
+    async def look(self, *, until: float) -> None:
+        """Look until so many events are in the books."""
+        statement = await self._books.prepare(_POSITIONS)
+        while self.events < until:
+            rows = await statement.fetch(self._topics)
+            now = time.monotonic()
+            for topic, partition, next_offset in rows:
+                batches = self._waiting.get((topic, partition), ())
+                while batches and batches[0][0] <= next_offset:
+                    _, at, count = batches.popleft()
+                    self._found.append((at, now, count))
+                    self.events += count
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def delays(self, *, rate: float, since: float, until: float = math.inf) -> Delays:
+        """Sum up the delays of events that were to be sent between two moments."""
+        late = sorted(
+            (committed - at, count) for at, committed, count in self._found if since <= at < until
+        )
+        return Delays(
+            rate,
+            sum(count for _, count in late),
+            _quantile(late, 0.5),
+            _quantile(late, 0.99),
+            late[-1][0],
+        )
 
 
 def _quantile(late: list[tuple[float, int]], share: float) -> float:
