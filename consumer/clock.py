@@ -13,6 +13,7 @@ from consumer import metrics
 from consumer.partitions import backoff_seconds
 from consumer.wall_clock import now_instant
 from metering.errors import Unavailable
+from metering.meter import DUE_CHANNELS_MAX
 
 if TYPE_CHECKING:
     from metering.meter import Receipt
@@ -23,14 +24,19 @@ LOOK_SECONDS = 1
 # After a chunk the stream gets at least as much time as the chunk took.
 REST_SECONDS_MIN = 0.05
 
+# Channels of a chunk are locked until it ends, so it is as large as this machine, with all that it
+# does besides, settles in so long.
+CHUNK_SECONDS = 0.5
+CHANNELS_MIN = 10
+
 log = structlog.get_logger()
 
 
 class Settler(Protocol):
     """What is needed of the books here; tests pass a simpler one."""
 
-    async def settle_due(self, *, now: int) -> tuple[Receipt, int]:
-        """Settle some channels that are due."""
+    async def settle_due(self, *, now: int, channels_max: int) -> tuple[Receipt, int]:
+        """Settle some channels that are due; returns how many there were."""
 
 
 class Clock:
@@ -39,6 +45,7 @@ class Clock:
     def __init__(self, meter: Settler) -> None:
         self._meter = meter
         self._stopped = asyncio.Event()
+        self._channels_max = DUE_CHANNELS_MAX
         self.chunk_since: float | None = None  # For the watchdogs.
 
     async def run(self) -> None:
@@ -47,7 +54,9 @@ class Clock:
         while not self._stopped.is_set():
             self.chunk_since = since = time.monotonic()
             try:
-                receipt, settled = await self._meter.settle_due(now=now_instant())
+                receipt, settled = await self._meter.settle_due(
+                    now=now_instant(), channels_max=self._channels_max
+                )
             except Unavailable as error:
                 failures += 1
                 reason = metrics.count_database_error(error)
@@ -60,6 +69,8 @@ class Clock:
             seconds = time.monotonic() - since
             if settled:
                 log.debug("settled", channels=settled, seconds=round(seconds, 3))
+                in_time = round(settled * CHUNK_SECONDS / max(seconds, 0.001))
+                self._channels_max = max(CHANNELS_MIN, min(in_time, DUE_CHANNELS_MAX))
             await self._rest(max(REST_SECONDS_MIN, seconds) if settled else LOOK_SECONDS)
 
     def stop(self) -> None:

@@ -138,7 +138,11 @@ class Meter:
         return self._finish(work)
 
     async def settle_due(
-        self, *, now: int, closing_clock: int | None = None
+        self,
+        *,
+        now: int,
+        closing_clock: int | None = None,
+        channels_max: int = DUE_CHANNELS_MAX,
     ) -> tuple[Receipt, int]:
         """Let happen what is due by the clock, for some channels; returns how many there were.
 
@@ -156,7 +160,7 @@ class Meter:
                     now=now,
                     closing_clock=closing_clock,
                     parked_before=parked_before,
-                    channels_max=DUE_CHANNELS_MAX,
+                    channels_max=channels_max,
                 )
                 taking = work.taking = Intake(
                     self._catalog, due_clock=now, closing_clock=closing_clock

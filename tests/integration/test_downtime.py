@@ -12,7 +12,6 @@ import pytest_asyncio
 from consumer import clock as clock_module
 from consumer.clock import Clock
 from consumer.decoding import instant_from
-from metering import meter as meter_module
 from metering.periods import HOUR, moment_of
 from metering.verification import verify
 from tests.builders import (
@@ -45,8 +44,8 @@ class Witness:
         self._meter = meter
         self.settled = []
 
-    async def settle_due(self, *, now):
-        receipt, settled = await self._meter.settle_due(now=now)
+    async def settle_due(self, *, now, channels_max):
+        receipt, settled = await self._meter.settle_due(now=now, channels_max=channels_max)
         if settled:
             self.settled.append(settled)
         return receipt, settled
@@ -96,7 +95,8 @@ async def test_two_clocks_that_start_at_once_share_three_months_of_work(
     fresh_database_url, connection, wall_clock, monkeypatch
 ):
     # As many chunks as with thousands of channels.
-    monkeypatch.setattr(meter_module, "DUE_CHANNELS_MAX", 3)
+    monkeypatch.setattr(clock_module, "DUE_CHANNELS_MAX", 3)
+    monkeypatch.setattr(clock_module, "CHANNELS_MIN", 3)
     lines = those_that_never_wait(year(3, channels=24, lines=700)[0])
     clocks = clocks_of(lines)
     stopped = clocks[0] + FIVE_MONTHS

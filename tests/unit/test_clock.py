@@ -3,19 +3,25 @@
 import asyncio
 import time
 
-from consumer.clock import Clock
+from consumer.clock import CHANNELS_MIN, Clock
 from metering.errors import Unavailable
-from metering.meter import Receipt
+from metering.meter import DUE_CHANNELS_MAX, Receipt
 
 
 class FakeMeter:
-    def __init__(self, *chunks):
+    def __init__(self, *chunks, seconds_each=0.0):
         self.chunks = list(chunks)
+        self.seconds_each = seconds_each
         self.asked_at = []
+        self.asked_for = []
 
-    async def settle_due(self, *, now):
+    async def settle_due(self, *, now, channels_max):
         assert abs(now / 1_000_000 - time.time()) < 1
         self.asked_at.append(time.monotonic())
+        self.asked_for.append(channels_max)
+        if self.seconds_each:
+            await asyncio.sleep(self.seconds_each * channels_max)
+            return Receipt(), channels_max
         chunk = self.chunks.pop(0) if self.chunks else 0
         if isinstance(chunk, Exception):
             raise chunk
@@ -53,3 +59,22 @@ async def test_a_database_that_is_away_is_asked_again():
     await run_for(0.8, meter)
 
     assert len(meter.asked_at) == 3
+
+
+async def test_a_slow_machine_settles_fewer_channels_at_a_time():
+    meter = FakeMeter(seconds_each=0.004)
+    clock = Clock(meter)
+    running = asyncio.create_task(clock.run())
+    while len(meter.asked_for) < 3:
+        await asyncio.sleep(0.01)
+
+    meter.seconds_each = 0.0001
+    while len(meter.asked_for) < 5:
+        await asyncio.sleep(0.01)
+    clock.stop()
+    await asyncio.wait_for(running, 5)
+
+    first, second, third, _, fifth = meter.asked_for[:5]
+    assert first == DUE_CHANNELS_MAX
+    assert CHANNELS_MIN <= third <= second <= 0.5 / 0.004
+    assert fifth == DUE_CHANNELS_MAX
