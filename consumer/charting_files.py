@@ -297,6 +297,8 @@ def _draw_pool(axes: Axes, months: Sequence[Month]) -> None:
     axes.set_ylabel("pool")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: brief(number)))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=highest > 5))  # noqa: PLR2004
+    if not any(pools):
+        axes.set_yticks([0])
     before = [None, *(month.pool for month in months)]
     for place, (earlier, now) in enumerate(pairwise(before)):
         # Where it rose, and where it stands in the end.

@@ -47,8 +47,10 @@ class Picture:
 
 def picture_of(channel: str, months: Mapping[str, Sequence[Month]]) -> Picture:
     """Put into words what is drawn: the newest months of each product."""
-    products = {product: found[-MONTHS_MAX:] for product, found in months.items()}
-    number = max(map(len, months.values()), default=0)
+    # Months before anything was used or bought say nothing.
+    first = min(map(_first_telling, months.values()), default=0)
+    number = max(map(len, months.values()), default=0) - first
+    products = {product: found[first:][-MONTHS_MAX:] for product, found in months.items()}
     title = f"Channel {shown(channel)}"
     if not products:
         return Picture(title, "prepaid lots and what months took from them", {}, ())
@@ -57,6 +59,11 @@ def picture_of(channel: str, months: Mapping[str, Sequence[Month]]) -> Picture:
     which = f"the last {MONTHS_MAX} of {number} months" if number > MONTHS_MAX else ""
     subtitle = ", ".join(filter(None, ("billing months", which, period)))
     return Picture(title, subtitle, products, tuple(_notes(products)))
+
+
+def _first_telling(months: Sequence[Month]) -> int:
+    told = (place for place, month in enumerate(months) if not month.is_empty)
+    return next(told, len(months) - 1)
 
 
 def _notes(products: Mapping[str, Sequence[Month]]) -> list[str]:
@@ -73,8 +80,8 @@ def _notes(products: Mapping[str, Sequence[Month]]) -> list[str]:
         notes.append(f"Not drawn: what the plan includes, at most {most} in one month.")
     if any(month.is_askew for months in products.values() for month in months):
         notes.append(
-            "Lots of other days than the billing months: quota, minimum and maximum are those of"
-            " the lots that are valid together."
+            "Months of these lots begin on other days than billing months: quota, minimum and"
+            " maximum are those of the lots that are valid together."
         )
     return notes
 

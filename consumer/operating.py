@@ -119,7 +119,7 @@ def send(
     messages = (sending.message_of(settings, line) for line in lines)
     with reports.progress_bar("messages", len(lines)) as progress:
         count = run(sending.send(settings, messages, progress=progress))
-    print(f"sent {count} messages")
+    print(f"sent {count:,} message{'' if count == 1 else 's'}")
 
 
 def traffic(

@@ -51,6 +51,11 @@ class Month:
     is_askew: bool = False  # Months of its lots begin on other days.
     amount: str | None = None  # Of what is postpaid, in dollars; None where there is no price.
 
+    @property
+    def is_empty(self) -> bool:
+        """Say whether nothing was used, and nothing was there to be used."""
+        return not (self.included or any(self.parts.values()) or self.pool)
+
 
 @dataclass(slots=True)
 class Held:

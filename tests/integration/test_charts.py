@@ -134,7 +134,7 @@ async def test_a_channel_is_drawn_as_a_file_or_in_the_terminal(fresh_database_ur
     assert "가나다 [red]$x^2$ <&>\\u202e" in words
     assert "\u202e" not in text
     assert "actions a month" in words
-    assert "Lots of other days than the billing months" in words
+    assert "Months of these lots begin on other days" in words
     assert png.read_bytes().startswith(PNG)
     assert nothing.read_bytes().startswith(PNG)
     status, out, errors = await lotmeter(fresh_database_url, "chart", name)

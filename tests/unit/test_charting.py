@@ -35,6 +35,20 @@ def test_only_the_newest_months_are_drawn_and_it_says_so():
     assert picture.subtitle.endswith("to 31 May 2027")
 
 
+def test_months_before_anything_was_used_or_bought_are_left_out():
+    quiet, used = months(5, parts=dict.fromkeys(PARTS, 0)), months(5)
+    for month in used[:2]:
+        month.parts.update(dict.fromkeys(PARTS, 0))
+    used[1].included = 1_000
+
+    picture = picture_of("c-1", {"mu": quiet, "workflow": used})
+
+    assert {product: len(found) for product, found in picture.products.items()} == {
+        "mu": 4,
+        "workflow": 4,
+    }
+
+
 def test_each_year_is_named_once():
     assert month_names(months(4)) == ["Nov\n2024", "Dec", "Jan\n2025", "Feb"]
     assert month_names(months(3, first=date(2024, 11, 15))) == [
