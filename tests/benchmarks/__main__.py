@@ -50,7 +50,6 @@ MATRIX = [
     ),
     [Scenario(f"only {mix}", mix=mix) for mix in MIXES if mix != "all"],
     [Scenario("two members", members=2)],
-    [Scenario(f"{HISTORY:,} events of history", history=HISTORY)],
 ]  # fmt: skip
 ON_KAFKA = [USUAL, Scenario("two members", members=2), *SOME]
 
@@ -108,13 +107,15 @@ def own_scenario(told: argparse.Namespace) -> Scenario | None:
 
 def plan(told: argparse.Namespace) -> list[tuple[bool, list[Scenario]]]:
     """List what is to be run: whether on Apache Kafka, and scenarios that share servers."""
+    if told.full:
+        history = told.history or HISTORY
+        long = Scenario(f"{history:,} events of history", history=history)
+        return [*((False, group) for group in ([USUAL], *MATRIX, [long])), (True, ON_KAFKA)]
     own = own_scenario(told)
     if own is not None:
         return [(told.apache_kafka, [own])]
     if told.quick:
         return [(told.apache_kafka, [QUICK])]
-    if told.full:
-        return [*((False, scenarios) for scenarios in ([USUAL], *MATRIX)), (True, ON_KAFKA)]
     return [(told.apache_kafka, [USUAL, *SOME])]
 
 
