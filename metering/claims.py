@@ -149,12 +149,7 @@ async def keep(driver: Any, work: Work) -> None:
     moved = {row[:2] for row in rewritten} & (effects.released | work.special)
     months = {(*key, month) for key in gone | moved for month in work.months_of(key)}
     # Claimed in one month while another month, or a command, holds the identity: a conflict.
-    beside = {
-        key
-        for key in work.special - stands - work.not_claimed - gone
-        # A copy in this very batch is no conflict: its original stands as it was claimed.
-        if taking.identities[key].place != work.place_of(key)
-    }
+    beside = work.special - stands - work.not_claimed - gone
     months |= {(*key, work.rows[key][2]) for key in beside}
     await event_store.release(driver, months - {row[:3] for row in rewritten})
     await event_store.release_commands(driver, gone | (work.not_commands - stands))

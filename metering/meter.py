@@ -235,7 +235,8 @@ class Meter:
             work.recall(key, before=index)
             if isinstance(message, Void):
                 work.recall((message.channel, message.target), before=index)
-            if key in work.rows:
+            # Only by the record that claims it: another one of this name may be rejected.
+            if work.claimants.get(key) == index:
                 work.special.add(key)
             if not is_batch:
                 # With clocks of their own, what is due by a record's clock happens before it.

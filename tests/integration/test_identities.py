@@ -76,15 +76,16 @@ async def test_what_waits_holds_its_identity_against_other_months(database_url):
     assert books.differences == []
 
 
-async def test_a_copy_in_the_same_batch_leaves_the_record_of_its_original(database_url):
-    lines = [registered("2024-01-10"), used("2024-01-12", "x-1"), used("2024-01-12", "x-1")]
+async def of_two_batches(first, second, database_url):
+    """Record lines of one partition and then of another, as `run` does: what is due happens by one
+    clock for all of a batch. Returns what became of each, and the differences.
+    """
     read = decoder_for(shipped_catalog(), commands_topic=simulate.COMMANDS)
     now = instant_from("2024-01-13T00:00:00Z")
     async with simulate._fresh_books(database_url) as engine:
         meter = Meter(engine, shipped_catalog(), read, group="metering")
 
         async def recorded(lines, partition):
-            """Record lines as `run` does: what is due happens by one clock for all of them."""
             [claim] = await meter.claim({partition: 0}, owner="me", cluster_id="here")
             records = [
                 Record(
@@ -94,13 +95,41 @@ async def test_a_copy_in_the_same_batch_leaves_the_record_of_its_original(databa
                 for offset, each in enumerate(simulate._line(json.dumps(line)) for line in lines)
             ]  # fmt: skip
             part = Slice(claim, 0, len(lines), None, now)
-            return (await meter.record(Batch([part], records), now=now)).outcomes
+            receipt = await meter.record(Batch([part], records), now=now)
+            return {outcome: count for (_, outcome), count in receipt.outcomes.items() if count}
 
-        await recorded(lines[:1], Partition("billing.commands", 0))
-        first = await recorded(lines[1:], Partition("usage.workflow", 0))
-        second = await recorded(lines[2:], Partition("usage.workflow", 1))
+        await recorded([registered("2024-01-10")], Partition("billing.commands", 0))
+        outcomes = [
+            await recorded(lines, Partition("usage.workflow", number))
+            for number, lines in enumerate((first, second))
+        ]
         report = await verify(engine, shipped_catalog(), full=True)
+    return outcomes, report.differences
 
-    assert +first == {("usage.workflow", "applied"): 1, ("usage.workflow", "duplicate"): 1}
-    assert +second == {("usage.workflow", "duplicate"): 1}
-    assert report.differences == []
+
+async def test_a_copy_in_the_same_batch_leaves_the_record_of_its_original(database_url):
+    event = used("2024-01-12", "x-1")
+
+    outcomes, differences = await of_two_batches([event, event], [event], database_url)
+
+    assert outcomes == [{"applied": 1, "duplicate": 1}, {"duplicate": 1}]
+    assert differences == []
+
+
+async def test_a_namesake_that_is_too_old_leaves_the_record_of_the_next_one(database_url):
+    event, too_old = used("2024-01-12", "x-1"), used("2023-11-01", "x-1")
+
+    outcomes, differences = await of_two_batches([too_old, event], [event], database_url)
+
+    assert outcomes == [{"applied": 1, "rejected": 1}, {"duplicate": 1}]
+    assert differences == []
+
+
+async def test_a_namesake_of_another_content_leaves_the_record_of_the_one_before(database_url):
+    event = used("2024-01-12", "x-1")
+    other = with_data(event, actions=4)
+
+    outcomes, differences = await of_two_batches([event, other], [event, other], database_url)
+
+    assert outcomes == [{"applied": 1, "rejected": 1}, {"duplicate": 1, "rejected": 1}]
+    assert differences == []
