@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.faults.kafka import Broker
-from tests.faults.programs import Missing
+from tests.faults.programs import Missing, fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,14 +21,19 @@ class _Broker(Broker):
         return [*JAVA, "-cp", f"{self.libs}/*", *arguments]
 
 
+def require() -> None:
+    """Find out before anything is measured whether it can run here. Raises RuntimeError."""
+    try:
+        fetch()
+    except Missing as missing:
+        raise RuntimeError(str(missing)) from missing
+
+
 @contextlib.asynccontextmanager
-async def apache_kafka() -> AsyncIterator[tuple[str, list[int]]]:
+async def running() -> AsyncIterator[tuple[str, list[int]]]:
     """Yield the address of a fresh broker, and its process."""
     with tempfile.TemporaryDirectory(prefix="lotmeter-") as home:
-        try:
-            broker = _Broker(Path(home))
-        except Missing as missing:
-            raise RuntimeError(str(missing)) from missing
+        broker = _Broker(Path(home))
         await broker.start()
         try:
             yield broker.address, [broker._program.process.pid]

@@ -15,7 +15,7 @@ from consumer import embedded, topics
 from consumer.settings import PREFIX, Settings
 from metering.storage import schema
 from metering.storage.database import create_engine
-from tests.benchmarks import processes
+from tests.benchmarks import apache_kafka, processes
 from tests.benchmarks.population import CLOSING_HOURS, PARTITIONS
 from tests.benchmarks.workload import TOPICS
 
@@ -172,10 +172,7 @@ async def running_stack(
         finally:
             await stack.delete_topics()
     elif is_apache:
-        # Imported where it is wanted, because not everybody has Java.
-        from tests.benchmarks.apache_kafka import apache_kafka  # noqa: PLC0415
-
-        async with apache_kafka() as (started, running):
+        async with apache_kafka.running() as (started, running):
             yield Stack(started, url, "Apache Kafka", {"postgres": postgres, "broker": running})
     else:
         known = set(processes.children_named("tansu"))
