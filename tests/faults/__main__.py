@@ -49,6 +49,8 @@ FAULTS = [
     (records.producers_transactions, 50),
     (floods.dead_letters_too_large, 30),
     (records.giants, 40),
+    (records.disorder, 25),
+    (storage.migrated_while_running, 40),
     (records.all_codecs, 25),
     (floods.hostile_channels, 90),
     (streams.cut_off_one_way, 60),

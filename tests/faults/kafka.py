@@ -79,7 +79,7 @@ class Broker:
             f"-SSCRAM-SHA-512=[name={user},password={password}]"
             for user, password in (users or {}).items()
         ]
-        form = ["format", "-t", cluster, "-c", self._properties, *passwords]
+        form = ["format", f"--cluster-id={cluster}", "-c", self._properties, *passwords]
         self._tool("kafka.tools.StorageTool", *form)
 
     def _java(self, *arguments):

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from datetime import timedelta
 
 import orjson
@@ -110,6 +111,26 @@ async def copies_everywhere(world):
 
 def _later(event):
     return orjson.loads(event.value)["time"].replace(".", ".0", 1)
+
+
+async def disorder(world):
+    """Everything in any order, by producers whose clocks are wrong by up to a day."""
+    await world.start(members=1)
+    messages = list(world.traffic.usage(400))
+    world.draw.shuffle(messages)
+    before = await world.ask("SELECT min(read_up_to) FROM position")
+    for message in messages:
+        wrong_ms = int((time.time() + world.draw.uniform(-86_400, 86_400)) * 1_000)
+        await world.producer.send(
+            world.real(message.topic), message.value, key=message.key, timestamp_ms=wrong_ms
+        )
+    await world.producer.flush()
+    await world.recovered()
+    world.hit("wrong times of producers", len(messages))
+    # Times of arrival are the broker's: nothing is read up to tomorrow, nor up to yesterday.
+    read_up_to = await world.ask("SELECT min(read_up_to) FROM position")
+    assert before <= read_up_to <= time.time() * 1_000_000
+    await world.judge()
 
 
 async def all_codecs(world):

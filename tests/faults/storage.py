@@ -257,6 +257,40 @@ async def killed_in_a_migration(world, *, times=6):
     await world.judge()
 
 
+async def migrated_while_running(world):
+    """A newer version has brought the schema on: old members that run go on, and start no more."""
+    members = await world.start()
+    revision = await world.ask("SELECT version_num FROM alembic_version")
+    async with world.flowing():
+        async with world.books() as books:
+            # What a migration may do under old members: add what they do not know.
+            await books.execute(
+                "ALTER TABLE event ADD COLUMN of_tomorrow integer;"
+                " CREATE TABLE tomorrow (id integer);"
+                " ALTER TABLE entry ADD COLUMN of_tomorrow text;"
+                " UPDATE alembic_version SET version_num = 'tomorrow'"
+            )
+        await asyncio.sleep(2)
+        # Sessions that were opened before, and such as are opened now.
+        world.line.reset()
+        await asyncio.sleep(3)
+    await world.recovered()
+    _nobody_ended(world)
+    status, _, err = await command_line(world.settings, "run")
+    assert status == 1, err
+    assert "run lotmeter migrate" in err
+    world.hit("refused to start on another schema", status)
+    async with world.books() as books:
+        await books.execute(
+            "ALTER TABLE event DROP COLUMN of_tomorrow; DROP TABLE tomorrow;"
+            " ALTER TABLE entry DROP COLUMN of_tomorrow;"
+            f" UPDATE alembic_version SET version_num = '{revision}'"
+        )
+    await members[0].kill()
+    await members[0].started()
+    await world.judge()
+
+
 async def _killed_after(settings, seconds):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "consumer", "migrate", cwd=ROOT, env=environ_of(settings),
