@@ -56,6 +56,7 @@ FAULTS = [
     (streams.cut_off_one_way, 60),
     (storage.database_black_hole, 60),
     (storage.database_read_only, 40),
+    (storage.locks_held, 45),
     (storage.database_slow, 40),
     (storage.disk_full, 40),
     (storage.killed_in_a_migration, 40),

@@ -86,6 +86,8 @@ async def judge(
     records, last = await read(address, topics)
     verdict = Verdict(events=len(records))
     await compare(connection, verdict, records, last, *work_out(records, topic_of, ahead))
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    verdict.expect("deadlocks", await connection.fetchval(deadlocks), 0)
     if not allow_unsent:
         await _messages(address, connection, verdict, records, outgoing, was_restored)
     return verdict

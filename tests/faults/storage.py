@@ -119,6 +119,28 @@ async def database_slow(world):
     await world.judge()
 
 
+async def locks_held(world):
+    """Somebody else holds the rows of every channel for longer than we wait for a lock."""
+    members = await world.start()
+    async with world.flowing(), world.books() as holder:
+        await asyncio.sleep(1)
+        async with holder.transaction():
+            await holder.fetch("SELECT channel FROM channel ORDER BY channel FOR UPDATE")
+
+            async def given_up():
+                found = [
+                    await member.metric("lotmeter_database_retries_total", reason="lock")
+                    for member in members
+                ]
+                return sum(found)
+
+            await until(given_up, 40, "somebody gives up waiting", every=0.5)
+            world.hit("waits given up", await given_up())
+    await world.recovered()
+    _nobody_ended(world)
+    await world.judge()
+
+
 async def database_read_only(world):
     """A replica took over that may not be written yet: the same connections are no use after."""
     members = await world.start()
