@@ -9,7 +9,7 @@ from datetime import timedelta
 from tests.faults.failpoints import POINTS
 from tests.faults.programs import until
 
-DEATH_SECONDS_MAX = 40
+DEATH_SECONDS_MAX = 120
 BLOCK_SECONDS = 6
 
 # Longer than any, so that with each step windows end.

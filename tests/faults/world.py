@@ -24,7 +24,7 @@ OUTGOING = {
     "statements": "billing.statements",
     "dead_letters": "usage.dead-letters",
 }
-CATCH_UP_SECONDS_MAX = 150
+CATCH_UP_SECONDS_MAX = 240
 
 
 @dataclass
