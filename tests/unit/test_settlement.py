@@ -1,15 +1,17 @@
 """How a day is poured, what is entered for it, and that closed days stay where they are."""
 
 from copy import deepcopy
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metering.accounts import Account, FillKey, PourState, Setting, Standing
-from metering.catalog import PRODUCTS, shipped_catalog
+from metering.catalog import PRODUCTS, Allowance, shipped_catalog
 from metering.lots import Burn, Lot, Window
+from metering.notices import look
 from metering.periods import ONE_DAY
 from metering.settlement import (
     NEWEST_DAYS,
@@ -41,7 +43,7 @@ def own(window=0, lot="l-1"):
 
 
 def a_lot(units=100, name="l-1", *, product="workflow", starts_on=START):
-    return Lot(name, PRODUCTS[product], units * 1000, starts_on, None, None)
+    return Lot(name, PRODUCTS[product], int(units * 1000), starts_on, None, None)
 
 
 def an_account(*lots, plan="enterprise"):
@@ -63,11 +65,12 @@ def use(account, on, units, product="workflow"):
     books.touch(on)
 
 
-def report(account, on, level, product="mu"):
+def report(account, on, level, product="mu", *, touches=True):
     books = account.books_of(product)
     at = (on - START).days
     books.tallies.report(b"", Report(at, level), on=on, counts_on=on, open_from=account.open_from)
-    books.touch(on)
+    if touches:
+        books.touch(on)
 
 
 def settled(account, today, product="workflow", **late):
@@ -879,3 +882,251 @@ def test_replaying_booked_days_leads_where_pouring_them_led(uses, bought, closed
 
     after = account.books["mu"].days
     assert after == {on: poured for on, poured in before.items() if on >= account.open_from}
+
+
+# On top of the newest day
+
+
+def grow(account, on, units, product="workflow"):
+    books = account.books_of(product)
+    books.tallies.add(on, "", units * 1000, 0)
+    books.grow(on, units * 1000)
+
+
+def raise_level(account, on, level):
+    books = account.books_of("mu")
+    raised = books.tallies.raised(b"", level, on, account.cycle_on(on))
+    report(account, on, level, touches=False)
+    books.grow(on, raised * 1000)
+
+
+def test_more_use_of_the_newest_day_is_entered_alone():
+    account = an_account(a_lot())
+    grow(account, day(5), 60)
+    settled(account, day(5))
+
+    grow(account, day(5), 50)
+
+    assert account.books["workflow"].growth == 50_000
+    assert settled(account, day(5), original_on=day(4)) == [
+        Entry("workflow", day(5), FillKey("borrowed", "l-1", 0, 1), 10_000, 10_000, day(4)),
+        Entry("workflow", day(5), own(), 40_000, 100_000, day(4)),
+    ]
+    assert settled(account, day(5)) == []
+
+
+def test_use_on_top_counts_up_from_what_its_bucket_holds():
+    account = an_account()
+    grow(account, day(5), 30)
+    settled(account, day(6))
+
+    grow(account, day(5), 12)
+    grow(account, day(5), 3)
+
+    assert settled(account, day(6)) == [Entry("workflow", day(5), POSTPAID, 15_000, 45_000, None)]
+    assert account.books["workflow"].days[day(5)].fills == {POSTPAID: 45_000}
+
+
+def test_use_on_top_is_told_in_how_things_stand_after_the_day():
+    account = an_account(a_lot())
+    grow(account, day(4), 10)
+    grow(account, day(5), 20)
+    settled(account, day(5))
+
+    grow(account, day(5), 30)
+    settled(account, day(5))
+
+    poured = account.books["workflow"].days[day(5)]
+    assert poured.before == Standing(10_000, 10_000, 0)
+    assert poured.after == Standing(60_000, 60_000, 0)
+
+
+def test_use_that_comes_before_the_day_is_over_is_poured_once_when_it_is():
+    account = an_account(a_lot())
+    grow(account, day(5), 20)
+    settled(account, day(5))
+    grow(account, day(5), 30)
+
+    settled(account, FEBRUARY)
+
+    fills = {on: poured.fills for on, poured in account.books["workflow"].days.items()}
+    assert fills[day(5)] == {own(): 50_000}
+    assert fills[FEBRUARY] == {}
+    assert settled(account, FEBRUARY) == []
+
+
+def test_use_on_top_and_use_of_an_earlier_day_are_poured_together():
+    account = an_account(a_lot())
+    grow(account, day(5), 90)
+    settled(account, day(5))
+
+    grow(account, day(5), 20)
+    grow(account, day(3), 15)
+    grow(account, day(5), 1)
+
+    assert account.books["workflow"].dirty_from == day(3)
+    settled(account, day(5))
+    fills = {on: poured.fills for on, poured in account.books["workflow"].days.items()}
+    assert fills[day(3)] == {own(): 15_000}
+    assert fills[day(5)] == {own(): 85_000, FillKey("borrowed", "l-1", 0, 1): 26_000}
+
+
+def test_a_change_on_a_later_day_pours_the_grown_day_again():
+    account = an_account()
+    grow(account, day(5), 10)
+    settled(account, day(9))
+
+    grow(account, day(5), 20)
+    account.books["workflow"].touch(day(8))
+
+    assert account.books["workflow"].dirty_from == day(5)
+    assert settled(account, day(9)) == [Entry("workflow", day(5), POSTPAID, 20_000, 30_000, None)]
+
+
+def test_what_is_not_the_newest_day_is_poured_again():
+    account = an_account()
+    grow(account, day(5), 10)
+    assert account.books["workflow"].growth == 0
+    settled(account, FEBRUARY)
+
+    grow(account, day(5), 20)
+
+    assert account.books["workflow"].growth == 0
+    assert account.books["workflow"].dirty_from == day(5)
+
+
+def test_use_on_top_of_a_day_that_closed_since_is_not_taken():
+    account = an_account()
+    grow(account, day(5), 10)
+    settled(account, day(5))
+
+    frozen(account, FEBRUARY)
+
+    assert account.books["workflow"].tip is None
+
+
+def test_closing_earlier_days_leaves_the_newest_one_ready():
+    account = an_account(a_lot())
+    grow(account, FEBRUARY, 10)
+    settled(account, FEBRUARY)
+
+    frozen(account, FEBRUARY)
+    grow(account, FEBRUARY, 20)
+
+    assert account.books["workflow"].growth == 20_000
+    assert settled(account, FEBRUARY) == [
+        Entry("workflow", FEBRUARY, own(1), 20_000, 30_000, None),
+    ]
+
+
+def test_levels_are_raised_on_top_of_the_newest_day():
+    account = an_account(plan="growth")
+    raise_level(account, day(5), 2900)
+    settled(account, day(5), "mu")
+
+    raise_level(account, day(5), 3100)
+    raise_level(account, day(5), 3050)
+
+    assert account.books["mu"].growth == 200_000
+    assert settled(account, day(5), "mu") == [
+        Entry("mu", day(5), INCLUDED, 100_000, 3_000_000, None),
+        Entry("mu", day(5), POSTPAID, 100_000, 100_000, None),
+    ]
+    assert usage_of(account, account.books["mu"], day(5)) == {day(5): 3_100_000}
+
+
+@pytest.mark.parametrize(
+    ("quiet", "units", "looks"),
+    [(30_000, 29, False), (30_000, 30, False), (30_000, 31, True)],
+)
+def test_thresholds_are_looked_at_when_use_on_top_may_reach_one(quiet, units, looks):
+    account = an_account(a_lot())
+    grow(account, day(5), 10)
+    settled(account, day(5))
+    books = account.books["workflow"]
+    books.unlooked_from, books.quiet = None, quiet
+
+    grow(account, day(5), units)
+    settled(account, day(5))
+
+    assert books.unlooked_from == (day(5) if looks else None)
+    assert books.quiet == quiet - units * 1000
+
+
+@pytest.mark.parametrize(("first", "looks"), [(90, True), (101, False), (199, True), (201, False)])
+def test_the_first_borrowed_and_the_first_postpaid_unit_are_looked_at(first, looks):
+    account = an_account(a_lot())
+    grow(account, day(5), first)
+    settled(account, day(5))
+    books = account.books["workflow"]
+    books.unlooked_from, books.quiet = None, 10**9
+
+    grow(account, day(5), 11)
+    settled(account, day(5))
+
+    assert books.unlooked_from == (day(5) if looks else None)
+
+
+def test_a_day_that_waits_for_its_look_is_not_passed_over_by_a_later_one():
+    account = an_account()
+    grow(account, day(4), 10)
+    grow(account, day(5), 10)
+    settled(account, day(5))
+    books = account.books["workflow"]
+    books.unlooked_from, books.quiet = day(4), 0
+
+    grow(account, day(5), 5)
+    settled(account, day(5))
+
+    assert books.unlooked_from == day(4)
+
+
+SHARED = replace(
+    CATALOG,
+    plans=CATALOG.plans
+    | {"growth": {"workflow": Allowance(70_000, 300_000), "pu": Allowance(70_000)}},
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((0, 0, 0, 0, 1, 9, 31)), st.integers(0, 250)),
+        min_size=1,
+        max_size=25,
+    ),
+    st.lists(st.tuples(st.integers(-400, 60), st.sampled_from((1, 7, 100, 101.001))), max_size=4),
+    st.sampled_from(("workflow", "pu", "mu")),
+    st.sampled_from(("growth", "enterprise", "early_stage", "trial")),
+)
+def test_use_on_top_fills_what_pouring_the_whole_day_again_fills(uses, bought, product, plan):
+    def made():
+        lots = [
+            a_lot(units, f"l-{number}", product=product, starts_on=START + starts * ONE_DAY)
+            for number, (starts, units) in enumerate(bought)
+        ]
+        return an_account(*lots, plan=plan)
+
+    def grown(account):
+        if product == "mu":
+            raise_level(account, today, level)
+        else:
+            grow(account, today, units, product)
+
+    on_top, again, today, level = made(), made(), START, 0
+    for later, units in uses:
+        today, level = today + timedelta(days=later), level + units
+        outcomes = []
+        for account in (on_top, again):
+            grown(account)
+            books = account.books[product]
+            if account is again:
+                books.touch(today)
+            entries = settle(account, SHARED, product, today=today)
+            book(account, entries)
+            news = look(account, SHARED, product, today=today)
+            outcomes.append((entries, news, books.days, books.tip.state.burns, account.told))
+        assert outcomes[0] == outcomes[1]
+    assert [lot.windows for lot in on_top.lots.values()] == [
+        lot.windows for lot in again.lots.values()
+    ]
