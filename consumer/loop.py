@@ -30,7 +30,7 @@ from metering.meter import Batch, Place, Record, Slice
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
-    from aiokafka import AIOKafkaConsumer
+    from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
     from consumer.partitions import Chunk, Held, Partitions
     from consumer.settings import Settings
@@ -57,7 +57,8 @@ class Stretch(NamedTuple):
     """What a batch takes of one partition, in the order read; a partition can give several."""
 
     held: Held
-    chunk: Chunk
+    to_offset: int
+    last: ConsumerRecord[bytes, bytes] | None  # The others are let go once they are decoded.
     records: list[Record]
 
 
@@ -159,7 +160,9 @@ class Loop:
                     return stretches
                 held.is_busy = True
                 held.chunks.popleft()
-                stretches.append(Stretch(held, chunk, self._read(held, chunk)))
+                last = chunk.records[-1] if chunk.records else None
+                records_read = self._read(held, chunk)
+                stretches.append(Stretch(held, chunk.to_offset, last, records_read))
                 await asyncio.sleep(0)
         return stretches
 
@@ -213,12 +216,11 @@ class Loop:
 
     def _slice(self, held: Held, own: Sequence[Stretch]) -> Slice:
         assert held.claim is not None
-        to_offset = own[-1].chunk.to_offset
+        to_offset = own[-1].to_offset
         anchor, read_up_to = None, 0
         for stretch in own:
-            if stretch.records:
-                last = stretch.chunk.records[-1]
-                anchor = (last.offset, anchor_digest(last))
+            if stretch.last is not None:
+                anchor = (stretch.last.offset, anchor_digest(stretch.last))
                 read_up_to = stretch.records[-1].clock
         return Slice(
             held.claim,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # A window that runs when a cycle begins began at most this long before.
 LONGEST_MONTH = 31 * ONE_DAY
 
+# What an account takes in memory, each of its lots, and each open day of a product.
+ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES = 8_000, 4_000, 2_000
+
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)
 
@@ -220,6 +223,12 @@ class Account:
     _starts: list[date] = field(default_factory=list)
     _closing: tuple[date, int] | None = None
     _burning: dict[str, list[Lot]] = field(default_factory=dict)
+
+    @property
+    def bytes_held(self) -> int:
+        """Say how much memory it takes, roughly."""
+        days = sum(len(books.days) for books in self.books.values())
+        return ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days
 
     # Values
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt", "Record", "Slice"]
 
-# Accounts that are kept in memory between batches; each takes some kilobytes.
-ACCOUNTS_KEPT_MAX = 20_000
+# Accounts that are kept in memory between batches: together, and names of channels that have a row.
+ACCOUNTS_BYTES_MAX = 160 << 20
+KNOWN_CHANNELS_MAX = 200_000
 
 # Channels that are due are settled a few hundred at a time: the stream waits for less than a
 # second.
@@ -56,7 +57,8 @@ class Meter:
         self._catalog = catalog
         self._decode = decode
         self._group = group
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._accounts: OrderedDict[str, tuple[Account, int]] = OrderedDict()  # With their bytes.
+        self._accounts_bytes = 0
         self._known_channels: set[str] = set()
         self._months: set[int] = set()
 
@@ -206,7 +208,7 @@ class Meter:
     ) -> None:
         missing = []
         for channel, version in versions.items():
-            kept = self._accounts.pop(channel, None)
+            kept = self._let_go(channel)
             if kept is not None and kept.version == version:
                 taking.accounts[channel] = kept
             else:
@@ -278,14 +280,23 @@ class Meter:
     def _finish(self, work: Work) -> Receipt:
         """Keep the accounts for the next batch, now that it is certain how they stand."""
         self._known_channels |= work.remembered
-        if len(self._known_channels) > ACCOUNTS_KEPT_MAX:
+        if len(self._known_channels) > KNOWN_CHANNELS_MAX:
             self._known_channels.clear()
-        self._accounts.update(work.intake.accounts)
-        while len(self._accounts) > ACCOUNTS_KEPT_MAX:
-            self._accounts.popitem(last=False)
+        for channel, account in work.intake.accounts.items():
+            self._let_go(channel)
+            size = account.bytes_held
+            self._accounts[channel] = (account, size)
+            self._accounts_bytes += size
+        while self._accounts_bytes > ACCOUNTS_BYTES_MAX and len(self._accounts) > 1:
+            self._let_go(next(iter(self._accounts)))
         return work.receipt()
+
+    def _let_go(self, channel: str) -> Account | None:
+        account, size = self._accounts.pop(channel, (None, 0))
+        self._accounts_bytes -= size
+        return account
 
     def _forget(self, work: Work) -> None:
         if work.taking is not None:
             for channel in work.taking.accounts:
-                self._accounts.pop(channel, None)
+                self._let_go(channel)
