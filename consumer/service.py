@@ -32,6 +32,7 @@ from consumer.partitions import Partitions
 from consumer.pump import MEBIBYTE
 from consumer.readers import decoder_for
 from consumer.relay import Relay
+from consumer.retention import Retention
 from consumer.settings import BadSettings
 from consumer.unpacking import bound_unpacking
 from consumer.watchdogs import Stuck, Watchdogs, watching_the_loop
@@ -120,6 +121,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
         )
         clock = Clock(meter)
         relay = Relay(engine, settings=settings)
+        retention = Retention(meter, kept_months=settings.records_kept_months)
         gauges = Gauges(engine, catalog, settings=settings, observer=owner)
         watchdogs = Watchdogs(consumer, partitions, reading, clock, settings=settings)
 
@@ -135,11 +137,13 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
             watching = tasks.create_task(watchdogs.run())
             settling = tasks.create_task(clock.run())
             looking = tasks.create_task(gauges.run())
+            letting_go = tasks.create_task(retention.run())
             relaying = tasks.create_task(relay.run())
             batches = tasks.create_task(reading.run())
             await stop.wait()
             log.info("stopping")
             watching.cancel()
+            letting_go.cancel()
             try:
                 async with asyncio.timeout(settings.drain_seconds):
                     reading.stop()

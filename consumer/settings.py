@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     horizon_days: PositiveInt | None = None
     closing_hours: Annotated[int, Field(ge=0)] | None = None
 
+    # How long the record of each event is kept; what is booked stays for ever.
+    records_kept_months: Annotated[int, Field(ge=3, le=1_200)] = 25
+
     # How much is done at once. A lane has a connection and batches of its own.
     lanes: Annotated[int, Field(ge=1, le=32)] = 2
     batch_records_max: Annotated[int, Field(ge=1, le=200_000)] = 40_000

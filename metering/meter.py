@@ -185,6 +185,16 @@ class Meter:
             raise
         return self._finish(work), len(names)
 
+    async def drop_old_records(self, *, now: int, kept_months: int) -> int:
+        """Let go of the records of events that are older than a number of months, and than twice
+        the horizon; returns of how many months there were any.
+        """
+        by_setting = event_store.month_of(now) - kept_months
+        by_horizon = event_store.month_of(now - 2 * self._catalog.rules.horizon)
+        async with transaction(self._engine) as connection:
+            driver = await driver_of(connection)
+            return await event_store.drop_months(driver, oldest_kept=min(by_setting, by_horizon))
+
     # The steps of a batch, in their order
 
     async def _ensure_months(self, months: set[int]) -> None:

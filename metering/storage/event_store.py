@@ -183,6 +183,11 @@ async def ensure_month(driver: Any, month: int) -> None:
     await driver.execute("SELECT ensure_month($1)", month)
 
 
+async def drop_months(driver: Any, *, oldest_kept: int) -> int:
+    """Let go of the tables of older months, as far as nothing is open in them; returns how many."""
+    return int(await driver.fetchval("SELECT drop_months($1)", oldest_kept))
+
+
 async def met_before(driver: Any, months: Collection[int]) -> dict[Key, Identity]:
     """Find the identities of this batch that other records hold, in any of these months or by a
     command.

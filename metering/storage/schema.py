@@ -77,7 +77,10 @@ async def _grant_app(connection: AsyncConnection, role: str) -> None:
         f"GRANT UPDATE (created_at) ON outbox TO {role}",
         f"GRANT UPDATE (clock) ON parked TO {role}",
     ]
-    statements += [f"GRANT EXECUTE ON FUNCTION ensure_month(smallint) TO {role}"]
+    statements += [
+        f"GRANT EXECUTE ON FUNCTION {function}(smallint) TO {role}"
+        for function in ("ensure_month", "drop_months")
+    ]
     for statement in statements:
         await connection.execute(sa.text(statement))
 
