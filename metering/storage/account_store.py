@@ -37,13 +37,22 @@ _LOCK = """
 SELECT channel, version, time_zone IS NOT NULL AS is_registered FROM channel
 WHERE channel = ANY ($1) ORDER BY channel FOR UPDATE
 """
+# Whoever looks at the same time looks past what is locked here; and as nobody is waited for, the
+# order of the locks does not matter.
 _LOCK_DUE = """
-SELECT channel, version, time_zone IS NOT NULL AS is_registered FROM channel
-WHERE channel IN (
-    (SELECT channel FROM channel WHERE due_at <= $1 ORDER BY due_at LIMIT $4)
-    UNION (SELECT channel FROM channel WHERE closes_at <= $2 ORDER BY closes_at LIMIT $4)
-    UNION (SELECT channel FROM parked WHERE at < $3 ORDER BY at LIMIT $4)
-) ORDER BY channel LIMIT $4 FOR UPDATE SKIP LOCKED
+WITH due AS (
+    SELECT channel, version, time_zone FROM channel
+    WHERE due_at <= $1 ORDER BY due_at LIMIT $4 FOR UPDATE SKIP LOCKED
+), closing AS (
+    SELECT channel, version, time_zone FROM channel
+    WHERE closes_at <= $2 ORDER BY closes_at LIMIT $4 FOR UPDATE SKIP LOCKED
+), overdue AS (
+    SELECT channel, version, time_zone FROM channel
+    WHERE channel IN (SELECT channel FROM parked WHERE at < $3 ORDER BY at LIMIT 10 * $4)
+    LIMIT $4 FOR UPDATE SKIP LOCKED
+)
+SELECT channel, version, time_zone IS NOT NULL AS is_registered
+FROM (TABLE due UNION TABLE closing UNION TABLE overdue) AS found ORDER BY channel
 """
 _OPEN = """
 SELECT * FROM {table} t JOIN channel c USING (channel)
