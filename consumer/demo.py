@@ -73,6 +73,7 @@ async def demo(
             f"{PREFIX}KAFKA_SERVERS": broker,
             f"{PREFIX}HTTP_ADDRESS": f"{HOST}:{_port_for_metrics()}",
             f"{PREFIX}IDLE_MARK_SECONDS": "1",
+            f"{PREFIX}GAUGE_SECONDS": "2",
             # The embedded broker waits for half of it before it lets the first member in.
             f"{PREFIX}SESSION_TIMEOUT_SECONDS": "6",
             f"{PREFIX}LOG_LEVEL": "warning",
