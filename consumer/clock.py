@@ -12,7 +12,7 @@ import structlog
 from consumer import metrics
 from consumer.partitions import backoff_seconds
 from consumer.wall_clock import now_instant
-from metering.errors import Unavailable
+from metering.errors import Unavailable, let_go
 from metering.meter import DUE_CHANNELS_MAX
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Clock:
                     now=now_instant(), channels_max=self._channels_max
                 )
             except Unavailable as error:
+                let_go(error)
                 failures += 1
                 reason = metrics.count_database_error(error)
                 metrics.DATABASE_RETRIES.labels(reason).inc()

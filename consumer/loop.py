@@ -24,7 +24,7 @@ from consumer.partitions import backoff_seconds
 from consumer.progress import Marker, Progress
 from consumer.pump import MEBIBYTE, Pump
 from consumer.wall_clock import now_instant
-from metering.errors import Fenced, Rejected, Unavailable
+from metering.errors import Fenced, Rejected, Unavailable, let_go
 from metering.meter import Batch, Place, Record, Slice
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class Loop:
             try:
                 await self._record(stretches, self.batch_since[lane])
                 failures = 0
-            except Fenced:
+            except Fenced as error:
+                let_go(error)
                 metrics.FENCED.inc()
                 metrics.BATCHES.labels("fenced").inc()
                 log.warning("fenced", partitions=len(partitions))
@@ -133,6 +134,7 @@ class Loop:
                 seconds = random.uniform(0, FENCED_SECONDS_MAX)  # noqa: S311
                 self._partitions.give_back(partitions, seconds=seconds)
             except Unavailable as error:
+                let_go(error)
                 failures += 1
                 reason = metrics.count_database_error(error)
                 metrics.DATABASE_RETRIES.labels(reason).inc()

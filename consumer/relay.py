@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from consumer import metrics
 from consumer.brokers import kafka_options
 from consumer.partitions import backoff_seconds
-from metering.errors import Unavailable
+from metering.errors import Unavailable, let_go
 from metering.storage import outbox_store
 from metering.storage.database import transaction
 from metering.storage.tables import outbox
@@ -87,6 +87,7 @@ class Relay:
                             await self._rest(LOOK_SECONDS)
                         await self._show()
             except Unavailable as error:
+                let_go(error)
                 reason = metrics.count_database_error(error)
                 metrics.DATABASE_RETRIES.labels(reason).inc()
             except NotSent as error:

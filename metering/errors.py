@@ -13,6 +13,8 @@ Any other exception is a bug in this program. It stops the process.
 
 from __future__ import annotations
 
+import traceback
+
 # In the order in which they are looked for: the first that holds is the reason.
 REJECT_REASONS = (
     "too_large",
@@ -83,3 +85,15 @@ class Unavailable(MeteringError):
 
 class BadCatalog(MeteringError):
     """The catalog file cannot be used; the message names the place."""
+
+
+def let_go(error: BaseException) -> None:
+    """Forget what the frames that an error went through were working on.
+
+    Errors of drivers stand in cycles with them, and a batch is large: the collector of cycles,
+    which runs seldom, would come too late.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
