@@ -166,7 +166,7 @@ _NOTHING = Allowance()
 @lru_cache(maxsize=1)
 def shipped_catalog() -> Catalog:
     """Load the catalog that comes with the program."""
-    return read_catalog(files("metering").joinpath("catalog.toml").read_text(encoding="utf-8"))
+    return read_catalog(files("metering").joinpath("catalog.toml").read_bytes().decode())
 
 
 def read_catalog(text: str) -> Catalog:
@@ -175,9 +175,8 @@ def read_catalog(text: str) -> Catalog:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadCatalog(f"the catalog is no TOML: {error}") from error
-    place = "the catalog"
+    place = "[rules]"
     try:
-        place = "[rules]"
         rules = _rules(document["rules"])
         place = "[thresholds]"
         thresholds = _thresholds(document["thresholds"])
@@ -234,7 +233,7 @@ def _discounts(table: dict[str, str]) -> dict[str, Decimal]:
 
 
 def _plan(table: dict[str, Any]) -> dict[str, Allowance]:
-    if table.get("everything_included", False):
+    if table.get("everything_included"):
         return {name: Allowance(included=None) for name in PRODUCTS if name != "pu"}
     _expect(set(table) <= set(PRODUCTS), f"a plan names products: {', '.join(PRODUCTS)}")
     return {product: _allowance(given) for product, given in table.items()}

@@ -96,7 +96,7 @@ def billing_date_after(day: date, billing_day: int) -> date:
     candidate = _billing_date(day.year, day.month, billing_day)
     if candidate > day:
         return candidate
-    following = add_months(day.replace(day=1), 1)
+    following = add_months(day, 1)
     return _billing_date(following.year, following.month, billing_day)
 
 
@@ -105,7 +105,7 @@ def billing_date_up_to(day: date, billing_day: int) -> date:
     candidate = _billing_date(day.year, day.month, billing_day)
     if candidate <= day:
         return candidate
-    previous = add_months(day.replace(day=1), -1)
+    previous = add_months(day, -1)
     return _billing_date(previous.year, previous.month, billing_day)
 
 

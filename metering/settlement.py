@@ -98,7 +98,7 @@ def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[E
         books.unlooked_from = tip.on if books.unlooked_from is None else books.unlooked_from
 
     entries = []
-    for key in sorted(fills) if len(fills) > 1 else fills:
+    for key in sorted(fills):
         total = pour.fills[key] = pour.fills.get(key, 0) + fills[key]
         entries.append(Entry(product, tip.on, key, fills[key], total, original_on))
     pour.after = _standing(tip.state, tip.lots, tip.burns)
@@ -274,9 +274,7 @@ def _end_windows(state: PourState, lot: Lot, day: date, fills: Fills) -> None:
         return
     ended = lot.quotas if day >= lot.expires_on else lot.window_of(day)
     while lot.product.is_windowed and burn.window < ended:
-        shortfall = lot.minimum - burn.drawn
-        if shortfall > 0:
-            _take(lot, burn, shortfall, fills, minimum=True)
+        _take(lot, burn, lot.minimum - burn.drawn, fills, minimum=True)
         burn.window, burn.drawn = burn.window + 1, 0
     if day >= lot.expires_on:
         if burn.pool(lot):
@@ -293,7 +291,7 @@ def _pour_included(state: PourState, usage: int, included: int | None, fills: Fi
 
 
 def _up_to_minimum(lot: Lot, burn: Burn) -> int:
-    return max(0, lot.minimum - burn.drawn)
+    return lot.minimum - burn.drawn
 
 
 def _up_to_own(lot: Lot, burn: Burn) -> int:
@@ -319,7 +317,9 @@ def _draw(lot: Lot, burn: Burn, wanted: int, fills: Fills) -> int:
 
 
 def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = False) -> int:
-    """Take from own, then carried, then later quotas, nearest first."""
+    """Take from own, then carried, then later quotas, nearest first; nothing where less than
+    nothing is wanted.
+    """
     window, left = burn.window, wanted
     for quota in (window, *range(window), *range(window + 1, lot.quotas)):
         if left <= 0:
@@ -331,7 +331,7 @@ def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = Fa
             fills[key] = fills.get(key, 0) + given
             burn.taken[quota] += given
             left -= given
-    return wanted - max(left, 0) if wanted > 0 else 0
+    return wanted - left
 
 
 def _standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:

@@ -22,7 +22,7 @@ from mutmut.utils.file_utils import walk_mutatable_files
 REASONS = Path(__file__).with_name("MUTANTS.md")
 KILLED_PERCENT_MIN = 95
 
-# As a rule it takes a quarter of an hour. What was found until then is kept for the next run.
+# As a rule it takes a quarter of an hour. What was noticed is kept: the next run tries the rest.
 MINUTES_MAX = 60
 
 # A test that never ends, or ends the whole run, has noticed too.
@@ -142,6 +142,7 @@ def main() -> int:
         os.register_at_fork(after_in_child=forget_tests)
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.alarm(MINUTES_MAX * 60)
+        mutmut._reset_mutant_results(lambda _, code: status_by_exit_code[code] not in NOTICED)
         run = partial(mutmut.cli, standalone_mode=False)
         run(["run", "--max-children", str(arguments.children), *arguments.mutants])
         signal.alarm(0)

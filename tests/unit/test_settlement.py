@@ -43,7 +43,7 @@ def own(window=0, lot="l-1"):
 
 
 def a_lot(units=100, name="l-1", *, product="workflow", starts_on=START):
-    return Lot(name, PRODUCTS[product], int(units * 1000), starts_on, None, None)
+    return Lot(name, PRODUCTS[product], round(units * 1000), starts_on, None, None)
 
 
 def an_account(*lots, plan="enterprise"):
@@ -80,7 +80,7 @@ def settled(account, today, product="workflow", **late):
 
 
 def pour(state, on, units, *lots, included=0, cycle_on=START):
-    return pour_day(state, on, cycle_on, units * 1000, included, lots)
+    return pour_day(state, on, cycle_on, round(units * 1000), included, lots)
 
 
 # One day
@@ -215,6 +215,29 @@ def test_a_lot_never_gives_more_than_its_pool():
     poured = pour(state, day(5, 4), 90, a_lot(), cycle_on=day(1, 4))
 
     assert poured.fills == {FillKey("borrowed", "l-1", 3, 11): 60_000, POSTPAID: 30_000}
+
+
+def test_the_smallest_step_is_drawn_and_the_smallest_step_is_postpaid():
+    recharge = a_lot(0.002, product="pu")
+    state = PourState(START)
+
+    assert pour(state, START, 0.001, recharge).fills == {own(): 1}
+    assert pour(state, START, 0.002, recharge).fills == {own(): 1, POSTPAID: 1}
+
+
+def test_the_smallest_step_that_is_missing_is_deducted():
+    state = PourState(START)
+    pour(state, START, 49.999, a_lot())
+
+    assert pour(state, FEBRUARY, 0, a_lot()).fills == {FillKey("minimum", "l-1", 0, 0): 1}
+
+
+def test_a_window_that_gave_more_than_its_minimum_gives_only_in_its_turn():
+    lots = a_lot(name="a"), a_lot(name="b")
+    state = PourState(START)
+    pour(state, START, 110, *lots)
+
+    assert pour(state, day(2), 0.003, *lots).fills == {own(lot="a"): 3}
 
 
 def test_a_recharge_gives_all_it_has_and_the_next_one_the_rest():
@@ -424,6 +447,22 @@ def test_a_recharge_is_poured_on_its_first_day_and_the_day_after_its_last():
     days = days_to_pour(account, books, "pu", after=day(2), today=date(2025, 1, 10))
 
     assert [found for found in days if found.day != 1] == [day(10), date(2025, 1, 10)]
+
+
+def test_a_channel_that_never_heard_of_a_trial_is_poured_too():
+    account = an_account()
+    del account.values["trial_ends_on", ""]
+    books = account.books_of("workflow")
+
+    assert days_to_pour(account, books, "workflow", after=day(2), today=FEBRUARY) == [FEBRUARY]
+
+
+def test_nothing_is_poured_before_the_first_day():
+    account = an_account(a_lot())
+
+    assert settled(account, date(2023, 12, 31)) == []
+    assert account.books["workflow"].days == {}
+    assert account.books["workflow"].tip is None
 
 
 def test_every_window_and_the_end_of_a_lot_is_poured():

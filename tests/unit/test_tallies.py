@@ -330,6 +330,63 @@ def test_a_peak_before_the_first_cycle_is_not_counted():
     assert found.usage((FEBRUARY, MARCH), day(28, 2)) == {FEBRUARY: 100_000}
 
 
+def test_a_report_of_somebody_new_raises_the_usage_by_its_level():
+    assert Readings().raised(CONTACTS, 30, day(5), JANUARY) == 30
+
+
+@pytest.mark.parametrize(
+    ("level", "raised"),
+    [(90, 0), (100, 0), (101, 1), (130, 30)],
+)
+def test_a_report_raises_the_usage_by_what_it_is_above_the_maximum_of_the_cycle(level, raised):
+    found = readings((day(4), 100), (day(9), 60))
+
+    assert found.raised(CONTACTS, level, day(9), JANUARY) == raised
+    assert found.raised(CONTACTS, level, day(10), JANUARY) == raised
+
+
+def test_a_report_is_held_against_the_maximum_of_its_own_cycle_only():
+    found = readings((day(4), 100), (day(9), 40), (day(1, 2), 50), (day(9, 3), 200))
+
+    assert found.raised(CONTACTS, 70, day(2, 2), FEBRUARY) == 20
+    assert found.raised(CONTACTS, 70, day(1, 2), FEBRUARY) == 20
+
+
+def test_a_report_is_held_against_the_level_that_carried_over():
+    found = readings((day(4), 100), (day(9), 40))
+
+    assert found.raised(CONTACTS, 70, day(2, 2), FEBRUARY) == 30
+    assert found.raised(CONTACTS, 40, day(2, 2), FEBRUARY) == 0
+    assert found.raised(CONTACTS, 39, day(2, 2), FEBRUARY) == 0
+
+
+def test_what_a_person_reports_raises_nothing_for_another():
+    found = readings((day(4), 100))
+
+    assert found.raised(b"somebody else", 1, day(4), JANUARY) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((0, 0, 1, 9, 31)), st.integers(0, 5), st.integers(0, 23)),
+        max_size=20,
+    )
+)
+def test_what_a_report_of_the_newest_day_raises_is_what_usage_grows_by(reports):
+    found, on = Readings(), JANUARY
+    for later, level, hour in reports:
+        on = min(on + timedelta(days=later), day(31, 3))
+        cycle_on = max(start for start in STARTS if start <= on)
+        before = found.usage(STARTS, on)
+
+        raised = found.raised(CONTACTS, level, on, cycle_on)
+        report_level(found, on, level, noon_of(on) + hour)
+
+        grown = {**before, on: before.get(on, 0) + raised * 1000}
+        after = found.usage(STARTS, on)
+        assert after == {used_on: usage for used_on, usage in grown.items() if usage}
+
+
 @given(
     st.lists(
         st.tuples(
