@@ -185,6 +185,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
         return 130
     report.show(document)
     return 0

