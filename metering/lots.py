@@ -113,7 +113,7 @@ def burn_order(lot: Lot) -> tuple[date, date, str]:
 
 def base_name(lot: str) -> str:
     """Name the purchase that a renewed lot goes back to."""
-    return lot.split("~", 1)[0]
+    return lot.partition("~")[0]
 
 
 def renewed_name(lot: str) -> str:

@@ -5,25 +5,40 @@ Run by `make mutants`. What survives must stand in MUTANTS.md, with its reason.
 
 import argparse
 import difflib
+import importlib
 import os
 import signal
 import sys
-from functools import partial
+from collections.abc import Iterable
+from math import ceil
 from pathlib import Path
+from resource import RLIMIT_CPU, setrlimit
+from time import process_time
 
 import libcst
 import mutmut.__main__ as mutmut
+import pytest
+from _pytest.runner import runtestprotocol
+from mutmut.configuration import config
 from mutmut.mutation import file_mutation
 from mutmut.mutation.data import MutantLineSpans, SourceFileMutationData
-from mutmut.runners.harness import PytestRunner
+from mutmut.runners.harness import ListAllTestsResult, TestRunner
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
-from mutmut.utils.file_utils import walk_mutatable_files
+from mutmut.utils.file_utils import change_cwd, walk_mutatable_files
+from mutmut.workers.isolation import ForkRunner
 
 REASONS = Path(__file__).with_name("MUTANTS.md")
 KILLED_PERCENT_MIN = 95
 
-# As a rule it takes a quarter of an hour. What was noticed is kept: the next run tries the rest.
+# As a rule it takes some minutes. What was noticed is kept: the next run tries the rest.
 MINUTES_MAX = 60
+
+# How long a mutant may take before it is taken for one that never ends.
+SECONDS_MAX, TIMES_AS_LONG_MAX = 3, 3
+
+# Nobody reads what the tests of mutants say.
+PYTEST = ("--rootdir=.", "-q", "-s", "--tb=no", "--assert=plain", "-p", "no:cacheprovider")
 
 # A test that never ends, or ends the whole run, has noticed too.
 NOTICED = frozenset({"killed", "timeout", "segfault"})
@@ -49,30 +64,97 @@ def mutate_what_is_decorated() -> None:
     file_mutation.function_trampoline_arrangement = arrange_undecorated
 
 
-class Forgetful:
-    """Lets every test compute again what an earlier one left in the memory of a function."""
+class Judge(TestRunner):
+    """Runs the tests of a mutant one by one until one fails, in a pytest that is up already: to
+    start one for each mutant takes ten times as long as most tests do.
+    """
 
-    def pytest_runtest_setup(self) -> None:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("metering."):
-                for value in vars(module).values():
-                    if hasattr(value, "cache_clear"):
-                        value.cache_clear()
+    def __init__(self, session: pytest.Session) -> None:
+        self.items = {item.nodeid: item for item in session.items}
+
+    def run_stats(self, *, tests: Iterable[str]) -> int:
+        """Note which tests reach which functions, and what they take of the processor."""
+        for test in tests or self.items:
+            state()._stats.clear()
+            started = process_time()
+            if not self._passes(test):
+                print(f"{test} fails with nothing broken")
+                return 1
+            state().duration_by_test[test] = process_time() - started
+            for function in state()._stats:
+                state().tests_by_mangled_function_name[function].add(test)
+        return 0
+
+    def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
+        if mutant_name:
+            # On a busy machine only the processor's time tells what never ends.
+            usual = sum(state().duration_by_test[test] for test in tests)
+            allowed = ceil(process_time() + SECONDS_MAX + usual * TIMES_AS_LONG_MAX)
+            setrlimit(RLIMIT_CPU, (allowed, allowed + 1))
+            try:
+                make_again_what_was_imported(mutant_name)
+            except Exception:  # noqa: BLE001 Whatever a broken catalog does is noticed here.
+                return 1
+        return int(not all(self._passes(test) for test in tests or self.items))
+
+    def run_forced_fail(self) -> int:
+        return self.run_tests(mutant_name=None, tests=())
+
+    def list_all_tests(self) -> ListAllTestsResult:
+        return ListAllTestsResult(ids=set(self.items))
+
+    def _passes(self, test: str) -> bool:
+        forget_answers()
+        reports = runtestprotocol(self.items[test], nextitem=None, log=False)
+        return not any(report.failed for report in reports)
 
 
-def forget_between_tests() -> None:
-    execute = PytestRunner.execute_pytest
+def forget_answers() -> None:
+    """Let a test compute again what an earlier one left in the memory of a function."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("metering."):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
 
-    def execute_forgetfully(runner, params, plugins=()):
-        return execute(runner, params, plugins=[*plugins, Forgetful()])
 
-    PytestRunner.execute_pytest = execute_forgetfully
+def make_again_what_was_imported(mutant: str) -> None:
+    """Read the catalog of the tests again with what is broken: it was read when they came in."""
+    if mutant.startswith("metering.catalog."):
+        forget_answers()
+        importlib.reload(sys.modules["tests.unit.test_catalog"])
 
 
-def forget_tests() -> None:
-    """Let a mutant make again what the tests made of the unbroken code when they were imported."""
-    for name in [name for name in sys.modules if name.startswith("tests.unit.")]:
-        del sys.modules[name]
+class Run:
+    """The run of mutmut within a run of pytest."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        mutmut.get_mutant_runner = lambda children: ForkRunner(children, Judge(session))
+        mutmut._reset_mutant_results(lambda _, code: status_by_exit_code[code] not in NOTICED)
+        with change_cwd(".."):
+            signal.alarm(MINUTES_MAX * 60)
+            mutmut.cli(["run", *self.arguments], standalone_mode=False)
+            signal.alarm(0)
+        return True
+
+
+def run(arguments: list[str]) -> None:
+    """Break what is chosen, and judge it by the tests that pyproject.toml chooses."""
+    # Every mutant is judged by the same examples.
+    os.environ["CI"] = "true"
+    mutmut.set_mutant_under_test("mutant_generation")
+    Path("mutants").mkdir(exist_ok=True)
+    mutmut.copy_src_dir()
+    mutmut.copy_also_copy_files()
+    mutmut.setup_source_paths()
+    mutmut.create_mutants(os.cpu_count() or 1)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    tests = config().pytest_add_cli_args_test_selection
+    with change_cwd("mutants"):
+        pytest.main([*PYTEST, *tests], plugins=[Run(arguments)])
 
 
 def survivors_of(data: SourceFileMutationData) -> list[str]:
@@ -135,17 +217,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     if not arguments.report:
-        # Every mutant is judged by the same examples.
-        os.environ["CI"] = "true"
         mutate_what_is_decorated()
-        forget_between_tests()
-        os.register_at_fork(after_in_child=forget_tests)
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.alarm(MINUTES_MAX * 60)
-        mutmut._reset_mutant_results(lambda _, code: status_by_exit_code[code] not in NOTICED)
-        run = partial(mutmut.cli, standalone_mode=False)
-        run(["run", "--max-children", str(arguments.children), *arguments.mutants])
-        signal.alarm(0)
+        run(["--max-children", str(arguments.children), *arguments.mutants])
     return report()
 
 
