@@ -22,7 +22,6 @@ from metering.events import Tariff
 from metering.periods import HOUR
 
 SHIPPED = files("metering").joinpath("catalog.toml").read_text(encoding="utf-8")
-CATALOG = shipped_catalog()
 DAY = date(2024, 1, 1)
 
 LATER_LISTS = """
@@ -89,14 +88,14 @@ def test_each_product_adds_up_in_its_way_and_is_bought_within_bounds(
 
 
 def test_the_shipped_rules_are_those_that_are_written_down():
-    assert CATALOG.rules == Rules(
+    assert shipped_catalog().rules == Rules(
         horizon=35 * 24 * HOUR,
         closing=72 * HOUR,
         ahead=HOUR // 6,
         arrival=14 * 24 * HOUR,
         postpaid_scale="cycle",
     )
-    assert CATALOG.thresholds == Thresholds(
+    assert shipped_catalog().thresholds == Thresholds(
         quota_used=(80, 100),
         limit_reached=(80, 100),
         lot_low=(20, 10, 0),
@@ -105,7 +104,7 @@ def test_the_shipped_rules_are_those_that_are_written_down():
 
 
 def test_all_but_recharges_are_discounted():
-    assert CATALOG.discounts == {name: 0 if name == "pu" else 25 for name in PRODUCTS}
+    assert shipped_catalog().discounts == {name: 0 if name == "pu" else 25 for name in PRODUCTS}
 
 
 @pytest.mark.parametrize(
@@ -125,22 +124,22 @@ def test_all_but_recharges_are_discounted():
     ],
 )
 def test_each_plan_includes_and_limits_what_is_written_down(plan, product, included, limit):
-    assert CATALOG.allowance(plan, product) == Allowance(included, limit)
+    assert shipped_catalog().allowance(plan, product) == Allowance(included, limit)
 
 
 def test_there_are_five_plans():
-    assert tuple(CATALOG.plans) == PLANS
+    assert tuple(shipped_catalog().plans) == PLANS
 
 
 def test_the_unit_prices_are_those_that_are_written_down():
-    assert CATALOG.ranges_on("workflow", DAY) == (
+    assert shipped_catalog().ranges_on("workflow", DAY) == (
         Range(50_000, Decimal(0)),
         Range(3_000_000, Decimal("0.10")),
         Range(20_000_000, Decimal("0.05")),
         Range(None, Decimal("0.01")),
     )
-    assert CATALOG.ranges_on("pu", DAY) == (Range(None, Decimal("0.001")),)
-    assert CATALOG.ranges_on("mu", DAY) is None
+    assert shipped_catalog().ranges_on("pu", DAY) == (Range(None, Decimal("0.001")),)
+    assert shipped_catalog().ranges_on("mu", DAY) is None
 
 
 @pytest.mark.parametrize(
@@ -159,20 +158,26 @@ def test_the_unit_prices_are_those_that_are_written_down():
     ],
 )
 def test_a_message_costs_what_is_written_down(tariff, pu):
-    assert CATALOG.pu_of(tariff, DAY) == pu
+    assert shipped_catalog().pu_of(tariff, DAY) == pu
 
 
 def test_nothing_is_priced_before_the_first_list_is_in_effect():
-    assert CATALOG.pu_of(Tariff("sms"), date(1999, 12, 31)) is None
-    assert CATALOG.pu_of(Tariff("sms", free=True), date(1999, 12, 31)) == 0
-    assert CATALOG.pu_of(Tariff("sms"), date(2000, 1, 1)) == 10_000
-    assert CATALOG.ranges_on("workflow", date(1999, 12, 31)) is None
-    assert CATALOG.ranges_on("workflow", date(2000, 1, 1)) is not None
+    assert shipped_catalog().pu_of(Tariff("sms"), date(1999, 12, 31)) is None
+    assert shipped_catalog().pu_of(Tariff("sms", free=True), date(1999, 12, 31)) == 0
+    assert shipped_catalog().pu_of(Tariff("sms"), date(2000, 1, 1)) == 10_000
+    assert shipped_catalog().ranges_on("workflow", date(1999, 12, 31)) is None
+    assert shipped_catalog().ranges_on("workflow", date(2000, 1, 1)) is not None
 
 
 def test_the_kinds_and_countries_are_those_with_a_price():
-    assert CATALOG.message_kinds == {"kakao_infotalk", "kakao_cstalk", "sms", "lms", "global_sms"}
-    assert CATALOG.countries == {"US", "CA", "JP"}
+    assert shipped_catalog().message_kinds == {
+        "kakao_infotalk",
+        "kakao_cstalk",
+        "sms",
+        "lms",
+        "global_sms",
+    }
+    assert shipped_catalog().countries == {"US", "CA", "JP"}
 
 
 def test_the_shipped_catalog_is_read_once():
@@ -230,13 +235,15 @@ def test_rates_are_kept_as_quantities():
 
 
 def test_settings_replace_single_rules():
-    assert CATALOG.with_rules() == CATALOG
-    assert CATALOG.with_rules(horizon_days=1).rules.horizon == 24 * HOUR
-    assert CATALOG.with_rules(horizon_days=1).rules.closing == 72 * HOUR
-    assert CATALOG.with_rules(closing_hours=0).rules.closing == 0
-    assert CATALOG.with_rules(closing_hours=5).rules.closing == 5 * HOUR
-    assert CATALOG.with_rules(closing_hours=5).rules.horizon == 35 * 24 * HOUR
-    assert CATALOG.with_rules(closing_hours=5).plans is CATALOG.plans
+    catalog = shipped_catalog()
+
+    assert catalog.with_rules() == catalog
+    assert catalog.with_rules(horizon_days=1).rules.horizon == 24 * HOUR
+    assert catalog.with_rules(horizon_days=1).rules.closing == 72 * HOUR
+    assert catalog.with_rules(closing_hours=0).rules.closing == 0
+    assert catalog.with_rules(closing_hours=5).rules.closing == 5 * HOUR
+    assert catalog.with_rules(closing_hours=5).rules.horizon == 35 * 24 * HOUR
+    assert catalog.with_rules(closing_hours=5).plans is catalog.plans
 
 
 def test_every_number_of_the_rules_can_be_set():

@@ -50,6 +50,12 @@ def test_a_text_has_the_segments_of_the_published_examples(text, segments):
     assert segments_of(text) == segments
 
 
+def test_segments_are_whole_numbers():
+    texts = ("a" * 161, "€" * 81, "가" * 71, "😀" * 36)
+
+    assert [repr(segments_of(text)) for text in texts] == ["2", "2", "2", "2"]
+
+
 def test_the_alphabet_has_127_characters_and_10_more_by_escape():
     assert len(GSM_BASIC) == 127
     assert sorted(GSM_EXTENSION) == sorted("\f^{}\\[~]|€")

@@ -360,6 +360,13 @@ def test_a_report_is_held_against_the_level_that_carried_over():
     assert found.raised(CONTACTS, 39, day(2, 2), FEBRUARY) == 0
 
 
+def test_somebody_who_held_nothing_so_far_in_the_cycle_is_raised_from_nothing():
+    found = readings((day(4), 1), (day(9), 0))
+
+    assert found.raised(CONTACTS, 1, day(10), JANUARY) == 0
+    assert found.raised(CONTACTS, 1, day(2, 2), FEBRUARY) == 1
+
+
 def test_what_a_person_reports_raises_nothing_for_another():
     found = readings((day(4), 100))
 
