@@ -200,18 +200,6 @@ def test_the_latest_list_that_is_in_effect_counts():
     assert catalog.ranges_on("pu", days[-1]) == (Range(None, Decimal("0.001")),)
 
 
-def test_of_two_lists_from_one_day_on_the_one_written_last_counts():
-    catalog = read_catalog(SHIPPED + LATER_LISTS + LATER_LISTS.replace('"0.2"', '"0.4"'))
-
-    assert catalog.ranges_on("workflow", date(2024, 3, 1)) == (Range(None, Decimal("0.4")),)
-
-
-def test_of_two_tariffs_from_one_day_on_the_one_written_last_counts():
-    catalog = read_catalog(SHIPPED + LATER_LISTS + LATER_LISTS.replace('"11.5"', '"12"'))
-
-    assert catalog.pu_of(Tariff("sms"), date(2024, 3, 1)) == 12_000
-
-
 def test_a_kind_or_country_of_any_list_is_known():
     catalog = read_catalog(SHIPPED + LATER_LISTS)
 
