@@ -16,13 +16,17 @@ from metering.errors import Unavailable, let_go
 from metering.meter import DUE_CHANNELS_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from metering.meter import Receipt
 
 # How often to look where nothing was due.
 LOOK_SECONDS = 1
 
-# After a chunk the stream gets at least as much time as the chunk took.
+# After a chunk the stream gets at least as much time as the chunk took, and more where it is slow:
+# as much again for so many seconds that its batches have run for.
 REST_SECONDS_MIN = 0.05
+BATCH_SECONDS = 0.25
 
 # Channels of a chunk are locked until it ends, so it is as large as this machine, with all that it
 # does besides, settles in so long.
@@ -42,8 +46,10 @@ class Settler(Protocol):
 class Clock:
     """Settles what is due, a chunk at a time. Every member may: each takes other channels."""
 
-    def __init__(self, meter: Settler) -> None:
+    def __init__(self, meter: Settler, batch_since: Mapping[int, float] | None = None) -> None:
         self._meter = meter
+        # When the batches that run were begun: how the stream fares.
+        self._batch_since = {} if batch_since is None else batch_since
         self._stopped = asyncio.Event()
         self._channels_max = DUE_CHANNELS_MAX
         self.chunk_since: float | None = None  # For the watchdogs.
@@ -72,11 +78,16 @@ class Clock:
                 log.debug("settled", channels=settled, seconds=round(seconds, 3))
                 in_time = round(settled * CHUNK_SECONDS / max(seconds, 0.001))
                 self._channels_max = max(CHANNELS_MIN, min(in_time, DUE_CHANNELS_MAX))
-            await self._rest(max(REST_SECONDS_MIN, seconds) if settled else LOOK_SECONDS)
+            await self._rest(self._pause_after(seconds) if settled else LOOK_SECONDS)
 
     def stop(self) -> None:
         """Begin no other chunk."""
         self._stopped.set()
+
+    def _pause_after(self, seconds: float) -> float:
+        now = time.monotonic()
+        running = max((now - since for since in self._batch_since.values()), default=0)
+        return max(REST_SECONDS_MIN, seconds * (1 + running / BATCH_SECONDS))
 
     async def _rest(self, seconds: float) -> None:
         self.chunk_since = None

@@ -119,7 +119,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
             settings=settings,
             arrival=catalog.rules.arrival,
         )
-        clock = Clock(meter)
+        clock = Clock(meter, reading.batch_since)
         relay = Relay(engine, settings=settings)
         retention = Retention(meter, kept_months=settings.records_kept_months)
         gauges = Gauges(engine, catalog, settings=settings, observer=owner)

@@ -124,7 +124,7 @@ class Watch:
             sum(count for _, count in late),
             _quantile(late, 0.5),
             _quantile(late, 0.99),
-            late[-1][0],
+            _quantile(late, 1),
         )
 
 
@@ -135,4 +135,4 @@ def _quantile(late: list[tuple[float, int]], share: float) -> float:
         wanted -= count
         if wanted <= 0:
             return delay
-    return late[-1][0]
+    return late[-1][0] if late else math.nan

@@ -76,9 +76,14 @@ async def settle(
         patience, shown_at = product.Patience(running), began
         while left := await books.fetchval(_DUE, due_at):
             patience.check((left, watch.events))
-            if time.monotonic() - shown_at > PROGRESS_SECONDS:
-                shown_at = time.monotonic()
-                print(f"{shown_at - began:4.0f} s: {left:,} channels are due", flush=True)
+            if (now := time.monotonic()) > shown_at + PROGRESS_SECONDS:
+                late = watch.delays(rate=told.rate, since=shown_at - PROGRESS_SECONDS)
+                print(
+                    f"{now - began:4.0f} s: {left:7,} channels are due;"
+                    f" delay {late.p50:.2f} s (p50), {late.p99:.2f} s (p99)",
+                    flush=True,
+                )
+                shown_at = now
             await asyncio.sleep(LOOK_SECONDS)
         ended = time.monotonic()
         is_over.set()

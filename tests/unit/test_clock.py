@@ -12,6 +12,7 @@ class FakeMeter:
     def __init__(self, *chunks, seconds_each=0.0):
         self.chunks = list(chunks)
         self.seconds_each = seconds_each
+        self.wait = 0
         self.asked_at = []
         self.asked_for = []
 
@@ -22,14 +23,15 @@ class FakeMeter:
         if self.seconds_each:
             await asyncio.sleep(self.seconds_each * channels_max)
             return Receipt(), channels_max
+        await asyncio.sleep(self.wait)
         chunk = self.chunks.pop(0) if self.chunks else 0
         if isinstance(chunk, Exception):
             raise chunk
         return Receipt(), chunk
 
 
-async def run_for(seconds, meter):
-    clock = Clock(meter)
+async def run_for(seconds, meter, batch_since=None):
+    clock = Clock(meter, batch_since)
     running = asyncio.create_task(clock.run())
     await asyncio.sleep(seconds)
     clock.stop()
@@ -78,3 +80,15 @@ async def test_a_slow_machine_settles_fewer_channels_at_a_time():
     assert first == DUE_CHANNELS_MAX
     assert CHANNELS_MIN <= third <= second <= 0.5 / 0.004
     assert fifth == DUE_CHANNELS_MAX
+
+
+async def test_where_the_stream_is_slow_the_clock_gives_it_more_time():
+    slow, quick = FakeMeter(*[300] * 100), FakeMeter(*[300] * 100)
+    slow.wait = quick.wait = 0.02
+
+    await asyncio.gather(
+        run_for(0.5, slow, {0: time.monotonic() - 10}), run_for(0.5, quick, {0: time.monotonic()})
+    )
+
+    assert len(slow.asked_at) == 1
+    assert len(quick.asked_at) >= 3
