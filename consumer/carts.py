@@ -7,16 +7,17 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
-from rich.table import Table
 
 from consumer import reports
-from consumer.terminal import WRONG_USAGE, Stop
+from consumer.terminal import WRONG_USAGE, Stop, grouped, shown
 from metering.catalog import PRODUCTS
 from metering.quantities import amount_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import date
+
+    from rich.table import Table
 
     from metering.catalog import Catalog
 
@@ -67,47 +68,38 @@ def cart_document(catalog: Catalog, cart: Sequence[CartLine], *, on: date) -> di
         }
         for line in cart
     ]
-    counted = [
-        Decimal(each["price"])
-        for each in lots
-        if each["price"] is not None and each["refused"] is None
-    ]
+    counted = [Decimal(each["price"]) for each in lots if _is_counted(each)]
     total = amount_text(sum(counted, Decimal(0))) if counted else None
     return {"on": on.isoformat(), "lots": lots, "total": total}
 
 
+def _is_counted(document: dict[str, Any]) -> bool:
+    return document["price"] is not None and document["refused"] is None
+
+
 def show_cart(document: dict[str, Any]) -> None:
     """Show the price of each purchase by range, with its discount, and the total."""
-    table = Table(title=f"prices of {document['on']}", show_footer=document["total"] is not None)
-    table.add_column("lot", "total")
-    table.add_column("product")
-    table.add_column("range")
-    for heading in ("quantity", "each"):
-        table.add_column(heading, justify="right")
-    table.add_column("amount", f"${document['total']}", justify="right")
+    table = reports.a_table(f"prices of {document['on']}", "quantity", "each", "amount")
     for each in document["lots"]:
         _add_rows(table, each)
-        table.add_section()
+    if document["total"] is not None:
+        table.add_row("total", "", "", f"${grouped(document['total'])}")
     reports.console.print(table)
-    unpriced = [each["lot"] for each in document["lots"] if each["price"] is None]
-    if unpriced and document["total"] is not None:
-        typer.echo(f"the total is without {', '.join(unpriced)}")
+    left_out = [shown(each["lot"]) for each in document["lots"] if not _is_counted(each)]
+    if left_out and document["total"] is not None:
+        typer.echo(f"the total is without {', '.join(left_out)}")
 
 
 def _add_rows(table: Table, document: dict[str, Any]) -> None:
-    start = (document["lot"], document["product"])
+    name = f"{shown(document['lot'])}, {document['product']}"
+    quantity = grouped(document["quantity"])
     if document["refused"] is not None:
         product = PRODUCTS[document["product"]]
-        bounds = f"from {product.purchase_min:,} to {product.purchase_max:,}"
-        table.add_row(*start, f"is bought {bounds}", f"{int(document['quantity']):,}")
-        return
-    if document["price"] is None:
-        table.add_row(*start, "no published price", f"{int(document['quantity']):,}")
-        return
-    for row in reports.range_rows(document):
-        table.add_row(*start, *row)
-        start = ("", "")
-    if document["month_price"] is not None:
-        table.add_row("", "", "a month", "", "", f"${document['month_price']}")
-        discount = f"12 months, less {document['discount_percent']} %"
-        table.add_row("", "", discount, "", "", f"${document['price']}")
+        table.add_row(name, quantity, "", "refused")
+        table.add_row(f"  is bought from {product.purchase_min:,} to {product.purchase_max:,}")
+    elif document["price"] is None:
+        table.add_row(name, quantity, "", "no published price")
+    else:
+        table.add_row(name, quantity)
+        for label, *cells in reports.price_rows(document):
+            table.add_row(f"  {label}", *cells)

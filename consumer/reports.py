@@ -80,31 +80,29 @@ def _amount(amount: Decimal | None) -> str | None:
 
 def show_quote(document: Document) -> None:
     """Show the price of a purchase by range."""
-    product, quantity = document["product"], int(document["quantity"])
+    product = document["product"]
     if document["price"] is None:
         console.print(f"{product} has no published price: ask whoever sells it.")
         return
-    table = Table(title=f"{quantity:,} {product}, bought on {document['on']}")
-    for heading in ("range", "quantity", "each", "amount"):
-        table.add_column(heading, justify="right")
-    for row in range_rows(document):
+    console.print(f"{grouped(document['quantity'])} {product}, bought on {document['on']}")
+    table = a_table("", "quantity", "each", "amount")
+    for row in price_rows(document):
         table.add_row(*row)
     console.print(table)
-    if document["month_price"] is not None:
-        console.print(f"a month  ${document['month_price']}")
-        console.print(
-            f"a year   ${document['price']} (12 months, less {document['discount_percent']} %)"
-        )
-    else:
-        console.print(f"in all   ${document['price']}")
 
 
-def range_rows(document: Document) -> Iterable[tuple[str, str, str, str]]:
-    """Write the ranges of a quote as rows of a table: range, quantity, each, amount."""
+def price_rows(document: Document) -> Iterator[tuple[str, str, str, str]]:
+    """Write what a purchase costs as rows of a table: by range, a month, a year or in all."""
     for part in document["ranges"]:
-        upper = "and up" if part["to"] is None else f"to {int(part['to']):,}"
-        quantity = f"{int(part['quantity']):,}"
-        yield f"{int(part['from']):,} {upper}", quantity, f"${part['each']}", f"${part['amount']}"
+        upper = "and up" if part["to"] is None else f"to {grouped(part['to'])}"
+        quantity, amount = grouped(part["quantity"]), f"${grouped(part['amount'])}"
+        yield f"{grouped(part['from'])} {upper}", quantity, f"${part['each']}", amount
+    if document["month_price"] is None:
+        yield "in all", "", "", f"${grouped(document['price'])}"
+    else:
+        yield "a month", "", "", f"${grouped(document['month_price'])}"
+        discount = f"12 months, less {document['discount_percent']} %"
+        yield discount, "", "", f"${grouped(document['price'])}"
 
 
 def show_simulation(document: Document) -> None:
@@ -174,6 +172,8 @@ def _row_of(sums: Document) -> dict[str, str]:
 
 def show_lots(channel: str, document: Document) -> None:
     """Show the lots of a channel with their months."""
+    if not document["lots"]:
+        console.print(f"{shown(channel)} has no lots")
     for lot in document["lots"]:
         show_lot(channel, lot)
     for reservation in document["reservations"]:
