@@ -13,6 +13,7 @@ from consumer.terminal import (
     ChannelArgument,
     Stop,
     catalog_of,
+    completing,
     settings_for,
     shown,
     with_engine,
@@ -29,7 +30,13 @@ MISSING = "charts need two more packages: run pip install 'lotmeter[charts]'"
 def chart(
     channel: ChannelArgument,
     product: Annotated[
-        str | None, typer.Option("--product", metavar="PRODUCT", help="Only this one.")
+        str | None,
+        typer.Option(
+            "--product",
+            metavar="PRODUCT",
+            help="Only this one.",
+            autocompletion=completing(METERED),
+        ),
     ] = None,
     output: Annotated[
         Path | None,

@@ -17,6 +17,7 @@ from consumer.terminal import (
     WRONG_USAGE,
     JsonOption,
     Stop,
+    completing,
     print_json,
     run,
     settings_for,
@@ -38,7 +39,10 @@ SHOWN, SHOWN_MAX = 20, 10_000
 ReasonOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--reason", metavar="REASON", help="Only these: " + ", ".join(REJECT_REASONS) + "."
+        "--reason",
+        metavar="REASON",
+        help="Only these: " + ", ".join(REJECT_REASONS) + ".",
+        autocompletion=completing(REJECT_REASONS),
     ),
 ]
 TopicOption = Annotated[

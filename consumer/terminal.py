@@ -21,7 +21,7 @@ from metering.periods import moment_of
 from metering.storage.database import create_engine, describe, sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -49,7 +49,21 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document and nothing else.")
 ]
 ChannelArgument = Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel id.")]
-ProductArgument = Annotated[str, typer.Argument(metavar="PRODUCT", help=", ".join(PRODUCTS))]
+
+
+def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Make what shells ask for the names that begin as somebody typed."""
+    known = sorted(names)
+    # The parameter has the name that typer looks for.
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
+
+
+ProductArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PRODUCT", help=", ".join(PRODUCTS), autocompletion=completing(PRODUCTS)
+    ),
+]
 
 
 # Names are chosen by strangers: longer ones are cut where people read them.
