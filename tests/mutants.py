@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
-from resource import RLIMIT_CPU, setrlimit
+from resource import RLIMIT_CPU, getrlimit, setrlimit
 from time import process_time
 
 import libcst
@@ -33,8 +33,8 @@ KILLED_PERCENT_MIN = 95
 # As a rule it takes some minutes. What was noticed is kept: the next run tries the rest.
 MINUTES_MAX = 60
 
-# How long a mutant may take before it is taken for one that never ends.
-SECONDS_MAX, TIMES_AS_LONG_MAX = 3, 3
+# How long a test may take before it is taken for one that never ends.
+SECONDS_MAX, TIMES_AS_LONG_MAX = 2, 3
 
 # Nobody reads what the tests of mutants say.
 PYTEST = ("--rootdir=.", "-q", "-s", "--tb=no", "--assert=plain", "-p", "no:cacheprovider")
@@ -85,12 +85,15 @@ class Judge(TestRunner):
         return 0
 
     def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
-        if mutant_name:
-            # On a busy machine only the processor's time tells what never ends.
-            usual = sum(state().duration_by_test[test] for test in tests)
-            allowed = ceil(process_time() + SECONDS_MAX + usual * TIMES_AS_LONG_MAX)
-            setrlimit(RLIMIT_CPU, (allowed, allowed + 1))
-        return int(not all(self._passes(test) for test in tests or self.items))
+        for test in tests or self.items:
+            if mutant_name:
+                # On a busy machine only the processor's time tells what never ends.
+                usual = TIMES_AS_LONG_MAX * state().duration_by_test[test]
+                allowed = ceil(process_time() + SECONDS_MAX + usual)
+                setrlimit(RLIMIT_CPU, (allowed, getrlimit(RLIMIT_CPU)[1]))
+            if not self._passes(test):
+                return 1
+        return 0
 
     def run_forced_fail(self) -> int:
         return self.run_tests(mutant_name=None, tests=())
@@ -121,8 +124,8 @@ class Run:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         mutmut.get_mutant_runner = lambda children: ForkRunner(children, Judge(session))
-        mutmut._reset_mutant_results(lambda _, code: status_by_exit_code[code] not in NOTICED)
         with change_cwd(".."):
+            mutmut._reset_mutant_results(lambda _, code: status_by_exit_code[code] not in NOTICED)
             signal.alarm(MINUTES_MAX * 60)
             mutmut.cli(["run", *self.arguments], standalone_mode=False)
             signal.alarm(0)

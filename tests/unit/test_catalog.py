@@ -262,6 +262,15 @@ def test_every_number_of_the_rules_can_be_set():
     assert catalog.allowance("growth", "mu") == Allowance(0, 7_000)
 
 
+def test_a_plan_may_name_every_product():
+    every = "".join(f"{product} = {{ included = 1 }}\n" for product in PRODUCTS)
+    catalog = read_catalog(
+        changed("[plans.growth]\nmu = { included = 3000 }", "[plans.growth]\n" + every)
+    )
+
+    assert catalog.plans["growth"] == dict.fromkeys(PRODUCTS, Allowance(1_000))
+
+
 # What is refused
 
 WHOLE = "a whole number of at least {} is needed"

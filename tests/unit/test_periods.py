@@ -13,6 +13,7 @@ from metering.periods import (
     HOUR,
     ONE_DAY,
     SECOND,
+    _day_of_quarter,
     add_months,
     billing_date_after,
     billing_date_up_to,
@@ -141,6 +142,19 @@ def test_an_instant_falls_on_the_day_that_the_zone_shows(zone, instant, day):
 )
 def test_a_day_begins_at_its_first_instant(zone, day, begins):
     assert first_instant(date.fromisoformat(day), zone) == at(begins)
+
+
+def test_a_day_begins_at_a_whole_microsecond():
+    assert repr(first_instant(date(1970, 1, 2), "UTC")) == "86400000000"
+
+
+def test_one_look_at_the_zone_serves_a_quarter_of_an_hour():
+    _day_of_quarter.cache_clear()
+
+    for second in range(900):
+        day_of(second * SECOND, "UTC")
+
+    assert _day_of_quarter.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("zone", ZONES)

@@ -861,6 +861,18 @@ def test_levels_carry_over_the_closing():
     assert settled(account, day(4, 2), "mu") == []
 
 
+def test_a_starting_point_within_a_cycle_knows_all_that_the_cycle_used():
+    account = an_account(plan="growth")
+    report(account, day(5), 1000)
+    report(account, day(5, 2), 1500)
+    settled(account, day(10, 2), "mu")
+
+    freeze(account, "mu", until=day(9, 2))
+
+    base = account.books["mu"].base
+    assert (base.cycle_on, base.usage, base.included) == (FEBRUARY, 1_500_000, 1_500_000)
+
+
 def test_closing_does_not_forget_what_the_cycle_took_of_what_is_included():
     account = an_account(plan="growth")
     report(account, day(5), 2000)
