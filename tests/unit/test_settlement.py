@@ -873,6 +873,18 @@ def test_a_starting_point_within_a_cycle_knows_all_that_the_cycle_used():
     assert (base.cycle_on, base.usage, base.included) == (FEBRUARY, 1_500_000, 1_500_000)
 
 
+def test_what_was_deducted_or_expired_is_no_usage_of_the_starting_point():
+    account = an_account(a_lot(), a_lot(name="l-0", starts_on=date(2023, 2, 5)))
+    use(account, day(4, 2), 20)
+    use(account, day(6, 2), 30)
+    entries = settled(account, day(10, 2))
+
+    freeze(account, "workflow", until=day(9, 2))
+
+    assert {entry.fill.source for entry in entries} == {"own", "minimum", "expired"}
+    assert account.books["workflow"].base.usage == 50_000
+
+
 def test_closing_does_not_forget_what_the_cycle_took_of_what_is_included():
     account = an_account(plan="growth")
     report(account, day(5), 2000)
