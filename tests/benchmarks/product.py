@@ -31,7 +31,8 @@ STOP_SECONDS = 60
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.01, 0.5
 
 _READ = """
-SELECT count(*) AS partitions, coalesce(sum(next_offset - start_offset), 0)::bigint AS records
+SELECT count(DISTINCT owner) AS members,
+    coalesce(sum(next_offset - start_offset), 0)::bigint AS records
 FROM lotmeter.position WHERE topic = ANY ($1)
 """
 _SETTLED = """
@@ -115,13 +116,13 @@ async def reading(
     stack: Stack, database: str, environ: dict[str, str], *, count: int = 1,
     profile: Path | None = None,
 ) -> AsyncIterator[tuple[list[asyncio.subprocess.Process], asyncpg.Connection]]:  # fmt: skip
-    """Run members from when they have claimed the first partition; with a look at the books."""
+    """Run members from when each has claimed a partition; with a look at the books."""
     topics = topics_of(environ)
     watcher = await asyncpg.connect(stack.url_of(database))
     try:
         async with members(environ, count=count, profile=profile) as running:
             patience = Patience(running)
-            while not (await watcher.fetchrow(_READ, topics))["partitions"]:
+            while (await watcher.fetchrow(_READ, topics))["members"] < count:
                 patience.check(0)
                 await asyncio.sleep(LOOK_SECONDS_MIN)
             yield running, watcher
@@ -133,24 +134,30 @@ async def drain(
     stack: Stack, database: str, environ: dict[str, str], *, records: int, count: int = 1,
     profile: Path | None = None,
 ) -> Drain:  # fmt: skip
-    """Measure members from their first claim to the commit of the last record."""
+    """Measure members from their claims to the commit of the last record.
+
+    Of several members one comes first: what it has read by then does not count.
+    """
     async with reading(stack, database, environ, count=count, profile=profile) as (running, books):
-        began, before = time.monotonic(), await books.fetchrow(_SIZES)
-        patience = Patience(running)
+        topics, patience = topics_of(environ), Patience(running)
+        before = await books.fetchrow(_SIZES)
+        began, had = time.monotonic(), (await books.fetchrow(_READ, topics))["records"]
+        if had > records / 2:
+            raise RuntimeError(f"{count} members need a larger backlog: {had:,} were read by one")
         found = [process.pid for process in running]
         async with (
             processes.watching({**stack.roots, "consumer": found}) as usage,
             profiling.sampling(found[0], books, profile),
         ):
-            while (read := (await books.fetchrow(_READ, topics_of(environ)))["records"]) < records:
+            while (read := (await books.fetchrow(_READ, topics))["records"]) < records:
                 patience.check(read)
-                left = (records - read) * (time.monotonic() - began) / max(1, read)
+                left = (records - read) * (time.monotonic() - began) / max(1, read - had)
                 await asyncio.sleep(max(LOOK_SECONDS_MIN, min(LOOK_SECONDS_MAX, left / 8)))
             seconds = time.monotonic() - began
         usage.memory["consumer"] = max(map(processes.peak_bytes, found))
         after = await books.fetchrow(_SIZES)
     grown = [after[name] - before[name] for name in ("of_database", "of_log")]
-    return Drain(records, seconds, usage.cpu, usage.memory, *grown)
+    return Drain(records - had, seconds, usage.cpu, usage.memory, *grown)
 
 
 async def take_in_commands(

@@ -76,14 +76,14 @@ class Result:
             "raw_inserts": [round(rate) for rate in self.raw],
             "ratio": round(drain.rate / median(self.raw), 3) if self.raw else None,
             "cpu_seconds_per_100000": {
-                role: round(1e5 * seconds / self.events, 3) for role, seconds in drain.cpu.items()
+                role: round(1e5 * seconds / drain.events, 3) for role, seconds in drain.cpu.items()
             },
             "peak_mebibytes": {
                 role: max(each.memory[role] for each in self.drains) // 2**20
                 for role in drain.memory
             },
-            "database_bytes_an_event": round(drain.bytes_of_database / self.events),
-            "log_bytes_an_event": round(drain.bytes_of_log / self.events),
+            "database_bytes_an_event": round(drain.bytes_of_database / drain.events),
+            "log_bytes_an_event": round(drain.bytes_of_log / drain.events),
             "units": self.units,
             "proved_seconds": self.proved_seconds and round(self.proved_seconds, 1),
         }
@@ -289,7 +289,7 @@ class Bench:
             result.drains.append(drain)
             result.units = await books.check(stack.url_of(name), environ, manifest)
             cpu = ", ".join(
-                f"{role} {1e5 * seconds / records:.2f}" for role, seconds in drain.cpu.items()
+                f"{role} {1e5 * seconds / drain.events:.2f}" for role, seconds in drain.cpu.items()
             )
             say(f"  product: {drain.rate:,.0f} a second; CPU seconds per 100,000: {cpu}")
             if proved:
