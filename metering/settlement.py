@@ -321,12 +321,12 @@ def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = Fa
     nothing is wanted.
     """
     window, left = burn.window, wanted
-    for quota in (window, *range(window), *range(window + 1, lot.quotas)):
+    for quota in (window, *range(lot.quotas)):
         if left <= 0:
             break
         given = min(left, lot.quota - burn.taken[quota])
         if given > 0:
-            source = "own" if quota == window else "carried" if quota < window else "borrowed"
+            source = "carried" if quota < window else "borrowed" if quota > window else "own"
             key = FillKey("minimum" if minimum else source, lot.lot, window, quota)
             fills[key] = fills.get(key, 0) + given
             burn.taken[quota] += given

@@ -103,6 +103,13 @@ def test_the_shipped_rules_are_those_that_are_written_down():
     )
 
 
+def test_the_rules_count_whole_microseconds():
+    rules = shipped_catalog().rules
+
+    assert [type(rules.horizon), type(rules.closing), type(rules.ahead)] == [int] * 3
+    assert type(rules.arrival) is int
+
+
 def test_all_but_recharges_are_discounted():
     assert shipped_catalog().discounts == {name: 0 if name == "pu" else 25 for name in PRODUCTS}
 

@@ -23,7 +23,7 @@ from metering.settlement import (
     settle,
     usage_of,
 )
-from metering.tallies import Report
+from metering.tallies import Readings, Report
 
 CATALOG = shipped_catalog()
 START = date(2024, 1, 1)
@@ -461,6 +461,7 @@ def test_nothing_is_poured_before_the_first_day():
     account = an_account(a_lot())
 
     assert settled(account, date(2023, 12, 31)) == []
+    assert settled(account, date(2023, 12, 31)) == []
     assert account.books["workflow"].days == {}
     assert account.books["workflow"].tip is None
 
@@ -556,6 +557,19 @@ def test_use_that_is_taken_back_enters_less():
 
     assert settled(account, day(6)) == [Entry("workflow", day(5), POSTPAID, -30_000, 0, None)]
     assert account.books["workflow"].days[day(5)].fills == {}
+
+
+def test_a_day_on_which_nothing_happened_after_all_is_taken_back():
+    account = an_account()
+    report(account, day(5), 40)
+    settled(account, day(6), "mu")
+
+    account.books["mu"].tallies = Readings()
+    account.books["mu"].touch(day(5))
+
+    assert settled(account, day(6), "mu") == [Entry("mu", day(5), POSTPAID, -40_000, 0, None)]
+    assert day(5) not in account.books["mu"].days
+    assert settled(account, day(6), "mu") == []
 
 
 def test_use_of_an_earlier_day_moves_what_came_after_it():
@@ -664,6 +678,18 @@ def test_thresholds_are_looked_at_from_the_first_day_that_was_poured():
     use(account, START, 1)
     settled(account, day(10))
     assert books.unlooked_from == START
+
+
+def test_a_day_that_is_poured_again_is_the_first_to_be_looked_at():
+    account = an_account()
+    use(account, day(5), 1)
+    settled(account, day(5))
+    account.books["workflow"].unlooked_from = None
+
+    use(account, day(5), 1)
+    settled(account, day(5))
+
+    assert account.books["workflow"].unlooked_from == day(5)
 
 
 def test_the_beginnings_of_only_a_few_days_are_kept():
