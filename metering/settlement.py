@@ -270,10 +270,10 @@ def _burn_of(state: PourState, lot: Lot) -> Burn:
 def _end_windows(state: PourState, lot: Lot, day: date, fills: Fills) -> None:
     """Take the minimum of windows that ended, and what is left of a lot that expired."""
     burn = state.burns.get(lot.lot)
-    if burn is None or not lot.product.is_metered:
+    if burn is None:
         return
-    ended = lot.quotas if day >= lot.expires_on else lot.window_of(day)
-    while lot.product.is_windowed and burn.window < ended:
+    ended = lot.window_of(day)
+    while burn.window < ended:
         _take(lot, burn, lot.minimum - burn.drawn, fills, minimum=True)
         burn.window, burn.drawn = burn.window + 1, 0
     if day >= lot.expires_on:
