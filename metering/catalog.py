@@ -9,7 +9,6 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from importlib.resources import files
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from metering.errors import BadCatalog
@@ -283,9 +282,9 @@ def _tariffs(tables: list[dict[str, Any]]) -> tuple[tuple[date, dict[tuple[str, 
 
 
 def _in_order(versions: list[tuple[date, _T]]) -> tuple[tuple[date, _T], ...]:
-    days = [effective_on for effective_on, _ in versions]
-    _expect(len(set(days)) == len(days), "two lists are in effect from the same day")
-    return tuple(sorted(versions, key=itemgetter(0)))
+    by_day = dict(versions)
+    _expect(len(by_day) == len(versions), "two lists are in effect from the same day")
+    return tuple((day, by_day[day]) for day in sorted(by_day))
 
 
 def _day(value: object) -> date:

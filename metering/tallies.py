@@ -6,7 +6,6 @@ of the stored contacts, or of each person's seat, which is held once or not at a
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -135,11 +134,9 @@ class Readings:
     def usage(self, cycle_starts: Sequence[date], through: date) -> dict[date, int]:
         """Sum how far each day raised the maximum of its cycle, person by person, up to a day."""
         usage: dict[date, int] = {}
-        starts = cycle_starts[: bisect_left(cycle_starts, through) + 1]
+        starts = [start for start in cycle_starts if start <= through]
         for person in self.persons.values():
-            for day, raised in _rises(
-                person, [start for start in starts if start <= through], through
-            ):
+            for day, raised in _rises(person, starts, through):
                 usage[day] = usage.get(day, 0) + quantity_of(raised)
         return usage
 

@@ -97,6 +97,7 @@ def test_a_window_must_give_half_and_may_give_twice_its_quota(product, units, le
     lot = a_lot(product, units)
 
     assert (lot.minimum, lot.maximum) == (least, most)
+    assert type(lot.minimum) is int
 
 
 @pytest.mark.parametrize(

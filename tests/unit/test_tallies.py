@@ -275,6 +275,27 @@ def test_a_late_report_that_is_neither_higher_nor_later_changes_nothing():
     assert found.changed_before == {}
 
 
+@pytest.mark.parametrize("open_from", [JANUARY, FEBRUARY])
+def test_a_report_that_is_taken_in_again_changes_nothing(open_from):
+    found = readings((day(5), 100), open_from=open_from)
+    found.changed.clear()
+    found.changed_before.clear()
+
+    report_level(found, day(5), 100, open_from=open_from)
+
+    assert found.changed == {}
+    assert found.changed_before == {}
+
+
+def test_a_report_of_the_first_open_day_does_not_hide_the_level_that_carried_over():
+    found = readings((day(31), 50), (FEBRUARY, 10), open_from=FEBRUARY)
+
+    found.persons[CONTACTS].peaks = {FEBRUARY: 10}
+
+    assert found.usage((FEBRUARY,), FEBRUARY) == {FEBRUARY: 50_000}
+    assert found.persons[CONTACTS].last == {FEBRUARY: Report(noon_of(FEBRUARY), 10)}
+
+
 def test_closed_days_are_forgotten_but_for_the_level_that_carries_over():
     found = readings((day(5), 100), (day(20), 60), (FEBRUARY, 80), (day(9, 2), 10))
     before = found.usage(STARTS, MARCH)
