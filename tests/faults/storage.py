@@ -38,7 +38,10 @@ def _others(world):
 
 def _nobody_ended(world):
     """Members go through this without ending: no storm of restarts."""
-    assert not any(member.statuses for member in world.members), world.last_words()
+    fatal = [
+        line for each in world.members for line in each.lines() if line.get("level") == "critical"
+    ]
+    assert not any(member.statuses for member in world.members), str(fatal)[:3000]
 
 
 async def backends_killed(world, *, times=12):
