@@ -264,7 +264,7 @@ def _look_for_garbage_seldom() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS_MIN, 50, 100)
+    gc.set_threshold(GARBAGE_OBJECTS_MIN, 50, 20)
 
 
 def configure_logs(level: str) -> None:
