@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1
 
 # After a chunk the stream gets at least as much time as the chunk took, and more where it is slow:
-# as much again for so many seconds that its batches have run for.
+# as much again for so many seconds that its batches have run for, up to a limit, so that a stream
+# that is slow for another reason does not hold everything else up.
 REST_SECONDS_MIN = 0.05
 BATCH_SECONDS = 0.25
+RESTS_MAX = 3
 
 # Channels of a chunk are locked until it ends, so it is as large as this machine, with all that it
 # does besides, settles in so long.
@@ -87,7 +89,7 @@ class Clock:
     def _pause_after(self, seconds: float) -> float:
         now = time.monotonic()
         running = max((now - since for since in self._batch_since.values()), default=0)
-        return max(REST_SECONDS_MIN, seconds * (1 + running / BATCH_SECONDS))
+        return max(REST_SECONDS_MIN, seconds * min(1 + running / BATCH_SECONDS, RESTS_MAX))
 
     async def _rest(self, seconds: float) -> None:
         self.chunk_since = None

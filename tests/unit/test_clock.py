@@ -84,11 +84,11 @@ async def test_a_slow_machine_settles_fewer_channels_at_a_time():
 
 async def test_where_the_stream_is_slow_the_clock_gives_it_more_time():
     slow, quick = FakeMeter(*[300] * 100), FakeMeter(*[300] * 100)
-    slow.wait = quick.wait = 0.02
+    slow.wait = quick.wait = 0.2
+    begun = time.monotonic()
 
-    await asyncio.gather(
-        run_for(0.5, slow, {0: time.monotonic() - 10}), run_for(0.5, quick, {0: time.monotonic()})
-    )
+    await asyncio.gather(run_for(1.5, slow, {0: begun - 60, 1: begun}), run_for(1.5, quick, {}))
 
-    assert len(slow.asked_at) == 1
+    # Chunks of 0.2 seconds, and rests of 0.6 or 0.2.
+    assert len(slow.asked_at) == 2
     assert len(quick.asked_at) >= 3
