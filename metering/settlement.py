@@ -97,12 +97,14 @@ def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[E
     ):
         books.unlooked_from = tip.on if books.unlooked_from is None else books.unlooked_from
 
-    entries = []
-    for key in sorted(fills):
-        total = pour.fills[key] = pour.fills.get(key, 0) + fills[key]
-        entries.append(Entry(product, tip.on, key, fills[key], total, original_on))
+    # In the order of pouring: notices are issued in it.
+    for key, quantity in fills.items():
+        pour.fills[key] = pour.fills.get(key, 0) + quantity
     pour.after = _standing(tip.state, tip.lots, tip.burns)
-    return entries
+    return [
+        Entry(product, tip.on, key, fills[key], pour.fills[key], original_on)
+        for key in sorted(fills)
+    ]
 
 
 def book(account: Account, entries: Iterable[Entry]) -> None:
