@@ -31,7 +31,7 @@ from mutmut.workers.isolation import ForkRunner
 REASONS = Path(__file__).with_name("MUTANTS.md")
 KILLED_PERCENT_MIN = 95
 
-# As a rule it takes some minutes. What was noticed is kept: the next run tries the rest.
+# As a rule it takes two minutes. What was noticed is kept: the next run tries the rest.
 MINUTES_MAX = 60
 
 # How long a test may take before it is taken for one that never ends.
