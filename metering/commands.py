@@ -102,6 +102,20 @@ Order = (
 )
 
 
+# What each order is called in messages, by how the books call it.
+TYPES = {
+    "Register": "channel.registered",
+    "Change": "channel.changed",
+    "SetLimit": "limit.set",
+    "Purchase": "lot.purchased",
+    "Schedule": "lot.scheduled",
+    "ChangeReservation": "reservation.changed",
+    "CancelReservation": "reservation.cancelled",
+    "SetRenewal": "lot.renewal_set",
+    "Refund": "lot.refunded",
+}
+
+
 class Command(NamedTuple):
     """An order with who gave it and when."""
 

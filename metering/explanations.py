@@ -11,6 +11,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from metering.catalog import PRODUCTS
+from metering.commands import TYPES
 from metering.events import digest_of
 from metering.periods import ONE_DAY, add_months, day_of, first_instant, moment_of
 from metering.quantities import quantity_text
@@ -38,17 +39,6 @@ NAMES = dict(enumerate(PRODUCTS, start=1))
 CODES = {name: code for code, name in NAMES.items()}
 STATES = ("applied", "parked", "voided")
 
-COMMAND_TYPES = {
-    "Register": "channel.registered",
-    "Change": "channel.changed",
-    "SetLimit": "limit.set",
-    "Purchase": "lot.purchased",
-    "Schedule": "lot.scheduled",
-    "ChangeReservation": "reservation.changed",
-    "CancelReservation": "reservation.cancelled",
-    "SetRenewal": "lot.renewal_set",
-    "Refund": "lot.refunded",
-}
 USED_FROM = ("included", "own", "carried", "borrowed", "postpaid")
 
 
@@ -178,7 +168,7 @@ class _Explaining:
             "record": _place(row),
             "batch": _stretch(batch),
             "state": row["state"],
-            "command": COMMAND_TYPES[row["kind"]],
+            "command": TYPES[row["kind"]],
             "time": _time(row["at"]),
             "refused": row["answer"],
             "waits_for": None,

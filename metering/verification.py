@@ -22,6 +22,7 @@ import orjson
 import sqlalchemy as sa
 
 from metering.catalog import PRODUCTS
+from metering.commands import TYPES
 from metering.errors import REFUSAL_REASONS
 from metering.events import DIGEST_BYTES, digest_of
 from metering.periods import (
@@ -57,18 +58,6 @@ CHANNELS_MAX = 200
 ALWAYS = -(2**63)
 THRESHOLDS = ("quota_used", "limit_reached", "lot_low", "borrowing", "postpaid")
 
-# Types of commands, as their content was digested when they were read.
-TYPES = {
-    "Register": "channel.registered",
-    "Change": "channel.changed",
-    "SetLimit": "limit.set",
-    "Purchase": "lot.purchased",
-    "Schedule": "lot.scheduled",
-    "ChangeReservation": "reservation.changed",
-    "CancelReservation": "reservation.cancelled",
-    "SetRenewal": "lot.renewal_set",
-    "Refund": "lot.refunded",
-}
 TOLD = {
     "Refund": "lot_refunded",
     "Schedule": "reservation_made",
