@@ -127,6 +127,7 @@ async def keep(driver: Any, work: Work) -> None:
     taking, effects = work.intake, work.intake.effects
     rewritten, answered, waiting = [], [], []
     stands: set[Key] = set()
+    standing: set[tuple[str, bytes, int]] = set()  # The events among them, with their months.
     for key in effects.claimed:
         identity = taking.identities.get(key)
         if identity is None:
@@ -138,7 +139,9 @@ async def keep(driver: Any, work: Work) -> None:
             answered.append(
                 event_store.command_row(message, identity.place, identity.state, answer)
             )
-        elif key in work.not_claimed or not work.is_as_claimed(key, identity):
+            continue
+        standing.add((*key, event_store.month_of(identity.at)))
+        if key in work.not_claimed or not work.is_as_claimed(key, identity):
             rewritten.append(event_store.row_as_standing(identity))
     for channel, parked in effects.parked:
         digest = parked.arrival.message.digest
@@ -148,12 +151,12 @@ async def keep(driver: Any, work: Work) -> None:
     claimed = effects.released | work.special | work.commands.keys()
     gone = {key for key in claimed - stands if key not in taking.identities}
     # An identity that was let go may have been claimed again, at another time.
-    moved = {row[:2] for row in rewritten} & (effects.released | work.special)
+    moved = {key[:2] for key in standing} & (effects.released | work.special)
     months = {(*key, month) for key in gone | moved for month in work.months_of(key)}
     # Claimed in one month while another month, or a command, holds the identity: a conflict.
     beside = work.special - stands - work.not_claimed - gone
     months |= {(*key, work.rows[key][2]) for key in beside}
-    await event_store.release(driver, months - {row[:3] for row in rewritten})
+    await event_store.release(driver, months - standing)
     await event_store.release_commands(driver, gone | (work.not_commands - stands))
     await event_store.put_right(driver, rewritten)
     await event_store.put_commands_right(driver, answered)

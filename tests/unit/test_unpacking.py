@@ -38,13 +38,15 @@ def small_limit(monkeypatch):
 
 @pytest.fixture
 def the_client_as_it_was():
+    """Give the client its own decoders, which another test of this run may have put aside."""
     names = tuple(unpacking._DECODERS)
-    before = {name: getattr(module, name) for module in (compiled,) for name in names}
-    python = {name: getattr(default_records, name) for name in names}
+    modules = (compiled, default_records)
+    before = {(module, name): getattr(module, name) for module in modules for name in names}
+    for module, name in before:
+        setattr(module, name, getattr(codec, name))
     yield
-    for name in names:
-        setattr(compiled, name, before[name])
-        setattr(default_records, name, python[name])
+    for (module, name), decode in before.items():
+        setattr(module, name, decode)
 
 
 @pytest.mark.parametrize("name", CODECS)
