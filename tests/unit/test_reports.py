@@ -34,7 +34,7 @@ def printed(monkeypatch, capsys):
 
     def show(width, what, *words):
         monkeypatch.setattr(reports.console, "_width", width)
-        monkeypatch.setattr(reports.console, "file", None)
+        monkeypatch.setattr(reports.console, "_file", None)
         what(*words)
         return capsys.readouterr().out.splitlines()
 
