@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # How often to look whether there is something.
 LOOK_SECONDS = 0.5
 
+# How often to count what waits.
+SHOW_SECONDS = 5
+
 # The rows stay locked until Kafka has answered; the database ends idle transactions after 15 s.
 SEND_SECONDS_MAX = 10
 
@@ -69,6 +72,7 @@ class Relay:
         # Failures in a row, and when to try again, of topics that take nothing.
         self._failures: Counter[str] = Counter()
         self._try_at: dict[str, float] = {}
+        self._show_at = 0.0
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -194,6 +198,10 @@ class Relay:
         await answer
 
     async def _show(self) -> None:
+        """Tell how much waits, and how long. Counting reads all of it, so it is done rarely."""
+        if time.monotonic() < self._show_at:
+            return
+        self._show_at = time.monotonic() + SHOW_SECONDS
         async with transaction(self._engine) as connection:
             metrics.OUTBOX_AGE.set(await outbox_store.oldest_age_seconds(connection))
             rows = await connection.execute(

@@ -25,7 +25,13 @@ from metering.storage import (
     parked_store,
     position_store,
 )
-from metering.storage.database import describe, driver_of, is_about_a_value, transaction
+from metering.storage.database import (
+    describe,
+    driver_of,
+    go_by_indexes,
+    is_about_a_value,
+    transaction,
+)
 from metering.storage.position_store import Claim, Partition, Slice
 
 if TYPE_CHECKING:
@@ -120,8 +126,9 @@ class Meter:
         await self._ensure_months(work.months)
         try:
             async with transaction(self._engine) as connection:
-                await position_store.advance(connection, batch.slices)
                 driver = await driver_of(connection)
+                await go_by_indexes(driver)
+                await position_store.advance(connection, batch.slices)
                 closing_clock = None
                 if now is not None:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
@@ -156,6 +163,7 @@ class Meter:
                 if closing_clock is None:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 driver = await driver_of(connection)
+                await go_by_indexes(driver)
                 parked_before = now - self._catalog.rules.horizon
                 names, versions = await account_store.lock_due(
                     driver,

@@ -55,14 +55,15 @@ SELECT channel, version, time_zone IS NOT NULL AS is_registered
 FROM (TABLE due UNION TABLE closing UNION TABLE overdue) AS found ORDER BY channel
 """
 _OPEN = """
-SELECT * FROM {table} t JOIN channel c USING (channel)
-WHERE t.channel = ANY ($1) AND t.on_day >= c.open_from
+SELECT t.* FROM unnest($1::text[], $2::date[]) AS wanted (channel, open_from)
+JOIN {table} t ON t.channel = wanted.channel AND t.on_day >= wanted.open_from
 """
 _ALL = "SELECT * FROM {table} WHERE channel = ANY ($1)"
 _TOLD = """
-SELECT n.channel, n.kind, n.product, n.on_day, n.detail FROM notice n JOIN channel c USING (channel)
-WHERE n.channel = ANY ($1) AND n.on_day >= c.open_from - 31
-    AND n.kind IN ('quota_used', 'limit_reached', 'lot_low', 'borrowing', 'postpaid')
+SELECT n.channel, n.kind, n.product, n.on_day, n.detail
+FROM unnest($1::text[], $2::date[]) AS wanted (channel, open_from)
+JOIN notice n ON n.channel = wanted.channel AND n.on_day >= wanted.open_from - 31
+WHERE n.kind IN ('quota_used', 'limit_reached', 'lot_low', 'borrowing', 'postpaid')
 ORDER BY n.number
 """
 _SAVE = """
@@ -123,7 +124,7 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
     }
     await _load_lots(driver, wanted, accounts)
     await _load_tallies(driver, wanted, accounts)
-    await _load_booked(driver, wanted, accounts)
+    await _load_booked(driver, accounts)
     for account in accounts.values():
         _lay_base(account)
         account.unsaved = type(account.unsaved)()
@@ -155,7 +156,8 @@ async def _load_tallies(
     driver: Any, wanted: Sequence[str], accounts: Mapping[str, Account]
 ) -> None:
     """Load what was used on the open days, and the levels before them."""
-    for row in await driver.fetch(_OPEN.format(table="tally"), wanted):
+    starts = _starts(accounts)
+    for row in await driver.fetch(_OPEN.format(table="tally"), *starts):
         counts = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(counts, Counts)
         counts.put(row["on_day"], row["kind"], Sum(row["quantity"], row["messages"]))
@@ -163,7 +165,7 @@ async def _load_tallies(
         readings = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(readings, Readings)
         readings.persons[row["person"]] = Person(Report(row["at"], row["level"]))
-    for row in await driver.fetch(_OPEN.format(table="reading"), wanted):
+    for row in await driver.fetch(_OPEN.format(table="reading"), *starts):
         readings = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(readings, Readings)
         person = readings.persons.setdefault(row["person"], Person())
@@ -173,15 +175,20 @@ async def _load_tallies(
             person.last[row["on_day"]] = Report(row["last_at"], row["last_level"])
 
 
-async def _load_booked(driver: Any, wanted: Sequence[str], accounts: Mapping[str, Account]) -> None:
+async def _load_booked(driver: Any, accounts: Mapping[str, Account]) -> None:
     """Load what is booked on the open days, and what was told of it."""
-    for row in await driver.fetch(_OPEN.format(table="fill"), wanted):
+    starts = _starts(accounts)
+    for row in await driver.fetch(_OPEN.format(table="fill"), *starts):
         if row["quantity"]:
             _booked_day(accounts[row["channel"]], row["product"], row["on_day"]).fills[
                 FillKey(row["source"], row["lot"], row["window_number"], row["quota_number"])
             ] = row["quantity"]
-    for row in await driver.fetch(_TOLD, wanted):
+    for row in await driver.fetch(_TOLD, *starts):
         _remember_notice(accounts[row["channel"]], row)
+
+
+def _starts(accounts: Mapping[str, Account]) -> tuple[list[str], list[date]]:
+    return list(accounts), [account.open_from for account in accounts.values()]
 
 
 async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> None:

@@ -40,6 +40,10 @@ SERVER_SETTINGS = {
     "tcp_keepalives_idle": "10",
 }
 
+_BY_INDEXES = """
+SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off
+"""
+
 # Classes of SQLSTATE after which the same batch is tried again. Anything else is a bug or a bad
 # record.
 _READ_ONLY = "25006"
@@ -107,6 +111,15 @@ async def _reaching_who_may_write(connection: AsyncConnection) -> AsyncIterator[
         if sqlstate_of(error) == _READ_ONLY:
             await connection.invalidate()
         raise
+
+
+async def go_by_indexes(driver: Any) -> None:
+    """Have the statements of this transaction look rows up one by one.
+
+    They are about a few channels of many. The planner does not know how few, least of all of what
+    stands in a temporary table, and reads whole tables instead.
+    """
+    await driver.execute(_BY_INDEXES)
 
 
 def sqlstate_of(error: BaseException) -> str | None:
