@@ -64,7 +64,7 @@ LEAVE_SECONDS_MAX = 5
 EXIT_SECONDS_MAX = 10
 
 # New objects after which the collector of reference cycles looks at them.
-GARBAGE_OBJECTS_MIN = 200_000
+GARBAGE_OBJECTS_MIN = 1_000_000
 
 log = structlog.get_logger()
 
@@ -264,7 +264,7 @@ def _look_for_garbage_seldom() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS_MIN, 50, 20)
+    gc.set_threshold(GARBAGE_OBJECTS_MIN, 10, 10)
 
 
 def configure_logs(level: str) -> None:

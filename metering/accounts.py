@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LONGEST_MONTH = 31 * ONE_DAY
 
 # What an account takes in memory, each of its lots, and each open day of a product.
-ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES = 8_000, 4_000, 2_000
+ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES = 5_000, 3_000, 1_400
 
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)
@@ -190,9 +190,10 @@ class Unsaved:
     """
 
     settings: list[tuple[ValueName, str, Setting]] = field(default_factory=list)
-    lots: set[str] = field(default_factory=set)
-    windows: set[str] = field(default_factory=set)  # The lots whose windows changed.
-    reservations: set[str] = field(default_factory=set)
+    # Mostly empty, and then shared by all accounts.
+    lots: frozenset[str] = frozenset()
+    windows: frozenset[str] = frozenset()  # The lots whose windows changed.
+    reservations: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

@@ -113,6 +113,7 @@ class Work:
         # Events of this batch that could not be counted without more ado.
         self.special: set[Key] = set()
         self.remembered: set[str] = set()  # Channels that got a row with this batch.
+        self.loaded: set[str] = set()  # Channels whose accounts were not in memory.
         self.originals: dict[Place, Record] = {}  # Of records that waited.
         self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
         # The number of a partition in its topic, and the topic, by the number in the books.

@@ -161,13 +161,13 @@ def planned_day(account: Account, reservation: Reservation, today: date) -> date
 
 
 def _start(account: Account, lot: Lot) -> list[Happening]:
-    account.unsaved.lots.add(lot.lot)
+    account.unsaved.lots |= {lot.lot}
     lot.has_started = True
     return [Happening("lot_started", lot.product.name, lot.starts_on, {"lot": lot.lot})]
 
 
 def _warn_of_end(account: Account, catalog: Catalog, lot: Lot, on: date) -> list[Happening]:
-    account.unsaved.lots.add(lot.lot)
+    account.unsaved.lots |= {lot.lot}
     days = catalog.thresholds.lot_expiring_days[lot.expiring_told]
     lot.expiring_told += 1
     return [Happening("lot_expiring", lot.product.name, on, {"lot": lot.lot, "days": days})]
@@ -175,7 +175,7 @@ def _warn_of_end(account: Account, catalog: Catalog, lot: Lot, on: date) -> list
 
 def _end(account: Account, catalog: Catalog, lot: Lot) -> list[Happening]:
     lot.has_ended = True
-    account.unsaved.lots.add(lot.lot)
+    account.unsaved.lots |= {lot.lot}
     product = lot.product.name
     happenings = [Happening("lot_expired", product, lot.expires_on, {"lot": lot.lot})]
     if not account.value_on("renew", lot.ends_on, lot.lot):
@@ -197,7 +197,7 @@ def _execute(
     account: Account, catalog: Catalog, reservation: Reservation, on: date
 ) -> list[Happening]:
     product, name = PRODUCTS[reservation.product], reservation.lot
-    account.unsaved.reservations.add(name)
+    account.unsaved.reservations |= {name}
     quantity = account.value_on("quantity", on, name)
     renew = account.value_on("renew", on, name)
     assert isinstance(quantity, int)
@@ -268,7 +268,7 @@ def _schedule(
     account.reservations[order.lot] = Reservation(
         order.lot, product.name, on, sequence, executes_on
     )
-    account.unsaved.reservations.add(order.lot)
+    account.unsaved.reservations |= {order.lot}
     account.set_value("quantity", order.lot, Setting(at, sequence, on, order.quantity))
     account.set_value("renew", order.lot, Setting(at, sequence, on, order.renew))
     return [Happening("reservation_made", product.name, on, {"lot": order.lot})]
@@ -294,7 +294,7 @@ def _cancel_reservation(
 ) -> list[Happening]:
     reservation = _waiting_reservation(account, order.lot, on)
     reservation.state = "cancelled"
-    account.unsaved.reservations.add(order.lot)
+    account.unsaved.reservations |= {order.lot}
     return [Happening("reservation_cancelled", reservation.product, on, {"lot": order.lot})]
 
 
@@ -318,7 +318,7 @@ def _refund(
         raise Refused("already_deducted")
     _next(account)
     lot.is_refunded = True
-    account.unsaved.lots.add(lot.lot)
+    account.unsaved.lots |= {lot.lot}
     return [Happening("lot_refunded", lot.product.name, on, {"lot": lot.lot})]
 
 
@@ -422,8 +422,8 @@ def _add_lot(
 ) -> None:
     price = quote(catalog, product, quantity_of(quantity), on=on)
     account.lots[name] = Lot(name, product, quantity_of(quantity), on, price.month, price.total)
-    account.unsaved.lots.add(name)
-    account.unsaved.windows.add(name)
+    account.unsaved.lots |= {name}
+    account.unsaved.windows |= {name}
     account.set_value("renew", name, Setting(at, _next(account), on, renew))
     account.touch_all(on)
 

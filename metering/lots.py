@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from metering.catalog import Product
 
 
+NO_WINDOWS: frozenset[int] = frozenset()
+
+
 @dataclass(slots=True)
 class Window:
     """What is booked of one month of a lot, as quantities."""
@@ -48,9 +51,9 @@ class Lot:
     expiring_told: int = 0  # How many of the days before its end have been told.
     expired: int = 0
     windows: list[Window] = field(default_factory=list, repr=False)  # As booked; a PU lot has one.
-    changed: set[int] = field(
-        default_factory=set, repr=False
-    )  # Windows that were booked on since loaded.
+    changed: frozenset[int] = field(
+        default=NO_WINDOWS, repr=False
+    )  # Windows that were booked on since loaded. Mostly none, and then all lots share it.
     starts: tuple[date, ...] = field(
         init=False, repr=False
     )  # Of its windows, and the day after it all.
@@ -58,10 +61,10 @@ class Lot:
 
     def __post_init__(self) -> None:
         self.starts = window_starts(self.starts_on)
-        self.quotas = MONTHS_OF_A_LOT if self.product.is_windowed else int(self.product.is_metered)
+        self.quotas = quotas_of(self.product)
         if not self.windows:
             self.windows = [Window() for _ in range(self.quotas)]
-            self.changed.update(range(self.quotas))
+            self.changed = frozenset(range(self.quotas))
 
     @property
     def expires_on(self) -> date:
@@ -104,6 +107,11 @@ class Lot:
     def window_of(self, day: date) -> int:
         """Say which window a day of the lot falls in; a PU lot has one."""
         return bisect_right(self.starts, day) - 1 if self.product.is_windowed else 0
+
+
+def quotas_of(product: Product) -> int:
+    """Say how many times its quota a lot of a product holds: one for each of its windows."""
+    return MONTHS_OF_A_LOT if product.is_windowed else int(product.is_metered)
 
 
 def burn_order(lot: Lot) -> tuple[date, date, str]:

@@ -6,13 +6,13 @@ Locks are taken in one order: positions, identities, channels; each sorted.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from asyncpg.exceptions import PostgresError
 from sqlalchemy.exc import DBAPIError
 
 from metering import claims, intake
+from metering.account_cache import AccountCache
 from metering.batches import Batch, Decode, Receipt, Record, Work
 from metering.errors import Rejected
 from metering.events import Void
@@ -39,13 +39,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from metering.accounts import Account
     from metering.catalog import Catalog
 
 __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt", "Record", "Slice"]
 
-# Accounts that are kept in memory between batches: together, and names of channels that have a row.
-ACCOUNTS_BYTES_MAX = 160 << 20
+# Names of channels that have a row.
 KNOWN_CHANNELS_MAX = 200_000
 
 # Channels that are due are settled a few hundred at a time: the stream waits for less than a
@@ -63,8 +61,7 @@ class Meter:
         self._catalog = catalog
         self._decode = decode
         self._group = group
-        self._accounts: OrderedDict[str, tuple[Account, int]] = OrderedDict()  # With their bytes.
-        self._accounts_bytes = 0
+        self._accounts = AccountCache()
         self._known_channels: set[str] = set()
         self._months: set[int] = set()
 
@@ -175,7 +172,7 @@ class Meter:
                 taking = work.taking = Intake(
                     self._catalog, due_clock=now, closing_clock=closing_clock
                 )
-                await self._load_accounts(driver, taking, versions)
+                await self._load_accounts(driver, work, versions)
                 for channel in taking.accounts:
                     taking.effects.touched.add(channel)
                     taking.catch_up(channel, now)
@@ -219,19 +216,17 @@ class Meter:
         unknown = work.concerned - self._known_channels
         versions = await account_store.lock(driver, work.concerned, unknown=unknown)
         work.remembered = unknown
-        await self._load_accounts(driver, work.intake, versions)
+        await self._load_accounts(driver, work, versions)
 
-    async def _load_accounts(
-        self, driver: Any, taking: Intake, versions: Mapping[str, int]
-    ) -> None:
-        missing = []
+    async def _load_accounts(self, driver: Any, work: Work, versions: Mapping[str, int]) -> None:
+        accounts = work.intake.accounts
         for channel, version in versions.items():
-            kept = self._let_go(channel)
-            if kept is not None and kept.version == version:
-                taking.accounts[channel] = kept
-            else:
-                missing.append(channel)
-        taking.accounts.update(await account_store.load(driver, missing))
+            kept = self._accounts.take(channel, version)
+            if kept is not None:
+                accounts[channel] = kept
+        loaded = await account_store.load(driver, versions.keys() - accounts.keys())
+        work.loaded.update(loaded)
+        accounts.update(loaded)
 
     def _take_in(self, work: Work) -> None:
         """Take the records in, in the order in which they were read."""
@@ -293,28 +288,14 @@ class Meter:
         drafts += [work.dead_letter(reject) for reject in rejects]
         await outbox_store.put(driver, drafts)
 
-    # Accounts that are kept in memory
-
     def _finish(self, work: Work) -> Receipt:
         """Keep the accounts for the next batch, now that it is certain how they stand."""
         self._known_channels |= work.remembered
         if len(self._known_channels) > KNOWN_CHANNELS_MAX:
             self._known_channels.clear()
-        for channel, account in work.intake.accounts.items():
-            self._let_go(channel)
-            size = account.bytes_held
-            self._accounts[channel] = (account, size)
-            self._accounts_bytes += size
-        while self._accounts_bytes > ACCOUNTS_BYTES_MAX and len(self._accounts) > 1:
-            self._let_go(next(iter(self._accounts)))
+        self._accounts.put(work.intake.accounts, loaded=work.loaded)
         return work.receipt()
-
-    def _let_go(self, channel: str) -> Account | None:
-        account, size = self._accounts.pop(channel, (None, 0))
-        self._accounts_bytes -= size
-        return account
 
     def _forget(self, work: Work) -> None:
         if work.taking is not None:
-            for channel in work.taking.accounts:
-                self._let_go(channel)
+            self._accounts.forget(work.taking.accounts)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # Days whose beginning is kept: a batch seldom reaches further back, and each costs memory.
-NEWEST_DAYS = 6
+NEWEST_DAYS = 2
 
 
 _INCLUDED, _POSTPAID = FillKey("included"), FillKey("postpaid")
@@ -115,16 +115,16 @@ def book(account: Account, entries: Iterable[Entry]) -> None:
             continue
         lot = account.lots[name]
         if source == "expired":
-            account.unsaved.lots.add(name)
+            account.unsaved.lots |= {name}
             lot.expired += entry.quantity
             continue
-        account.unsaved.windows.add(name)
+        account.unsaved.windows |= {name}
         giving, lending = lot.windows[window], lot.windows[quota]
         setattr(giving, source, getattr(giving, source) + entry.quantity)
         lending.taken += entry.quantity
         if quota > window:
             lending.lent += entry.quantity
-        lot.changed.update((window, quota))
+        lot.changed |= {window, quota}
 
 
 def freeze(account: Account, product: str, *, until: date) -> None:

@@ -18,7 +18,7 @@ from metering.accounts import (
     Standing,
 )
 from metering.catalog import PRODUCTS
-from metering.lots import Burn, Lot, Window
+from metering.lots import NO_WINDOWS, Burn, Lot, Window, quotas_of
 from metering.periods import ONE_DAY
 from metering.storage import database
 from metering.storage.tables import level, lot, lot_window, reading, reservation, setting, tally
@@ -59,6 +59,11 @@ SELECT t.* FROM unnest($1::text[], $2::date[]) AS wanted (channel, open_from)
 JOIN {table} t ON t.channel = wanted.channel AND t.on_day >= wanted.open_from
 """
 _ALL = "SELECT * FROM {table} WHERE channel = ANY ($1)"
+# Most months of most lots are still to come: nothing is booked of them.
+_WINDOWS = """
+SELECT channel, lot, number, own, carried, borrowed, minimum, lent, taken FROM lot_window
+WHERE channel = ANY ($1) AND own + carried + borrowed + minimum + lent + taken > 0
+"""
 _TOLD = """
 SELECT n.channel, n.kind, n.product, n.on_day, n.detail
 FROM unnest($1::text[], $2::date[]) AS wanted (channel, open_from)
@@ -137,7 +142,7 @@ async def _load_lots(driver: Any, wanted: Sequence[str], accounts: Mapping[str, 
         value = Setting(row["at"], row["sequence"], row["on_day"], orjson.loads(row["value"]))
         accounts[row["channel"]].set_value(row["name"], row["of"], value)
     windows: dict[tuple[str, str], dict[int, Window]] = defaultdict(dict)
-    for row in await driver.fetch(_ALL.format(table="lot_window"), wanted):
+    for row in await driver.fetch(_WINDOWS, wanted):
         windows[row["channel"], row["lot"]][row["number"]] = _window(row)
     for row in await driver.fetch(_ALL.format(table="lot"), wanted):
         accounts[row["channel"]].lots[row["lot"]] = _lot(row, windows[row["channel"], row["lot"]])
@@ -230,7 +235,7 @@ def _account(row: Any) -> Account:
         row["entries"],
         row["notices"],
         row["due_at"],
-        row["settled_on"],
+        settled_on=row["settled_on"],
     )
 
 
@@ -241,9 +246,10 @@ def _window(row: Any) -> Window:
 
 
 def _lot(row: Any, windows: dict[int, Window]) -> Lot:
+    product = PRODUCTS[row["product"]]
     return Lot(
         row["lot"],
-        PRODUCTS[row["product"]],
+        product,
         row["quota"],
         row["starts_on"],
         row["month_price"],
@@ -253,7 +259,7 @@ def _lot(row: Any, windows: dict[int, Window]) -> Lot:
         row["has_ended"],
         row["expiring_told"],
         row["expired"],
-        [windows[number] for number in sorted(windows)],
+        [windows.get(number) or Window() for number in range(quotas_of(product))],
     )
 
 
@@ -293,7 +299,8 @@ def _lay_base(account: Account) -> None:
         for held in account.lots_of(product):
             if held.starts_on < account.open_from <= held.expires_on:
                 books.base.burns[held.lot] = _burn_before(books, held, last_closed)
-        books.dirty_from = account.open_from
+        # They were left poured. What they are poured from is found when there is more to pour.
+        books.dirty_from, books.poured_through = None, account.settled_on
 
 
 def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
@@ -338,7 +345,7 @@ class Changes:
                     window.own, window.carried, window.borrowed, window.minimum, window.lent,
                     window.taken,
                 ))  # fmt: skip
-            held.changed.clear()
+            held.changed = NO_WINDOWS
         account.unsaved = type(account.unsaved)()
         for product, books in account.books.items():
             tallies = books.tallies

@@ -6,9 +6,12 @@ import pytest
 
 from consumer import simulate
 from consumer.decoding import instant_from
-from metering import meter
+from metering import account_cache, meter
 from metering.catalog import shipped_catalog
-from tests.builders import purchased, registered, workflow
+from metering.storage import account_store
+from metering.storage.database import driver_of, transaction
+from tests.builders import contacts, purchased, registered, workflow
+from tests.replaying import Reader, fresh_books
 
 CHANNELS = [f"c-{number}" for number in range(6)]
 
@@ -22,7 +25,6 @@ def kept(monkeypatch):
     def noting(self, work):
         receipt = finish(self, work)
         counts.append(len(self._accounts))
-        assert self._accounts_bytes == sum(size for _, size in self._accounts.values())
         return receipt
 
     monkeypatch.setattr(meter.Meter, "_finish", noting)
@@ -50,8 +52,29 @@ async def test_no_more_accounts_are_kept_than_there_is_room_for(database_url, ke
     kept.clear()
 
     # Room for two of these, or less once they have many days.
-    monkeypatch.setattr(meter, "ACCOUNTS_BYTES_MAX", 40_000)
+    monkeypatch.setattr(account_cache, "BYTES_MAX", 30_000)
     without = await books(database_url)
 
     assert max(kept[-3:]) <= 2
     assert without == with_room
+
+
+async def test_an_account_that_is_loaded_is_left_as_it_was_saved(fresh_database_url):
+    now = instant_from("2024-01-20T00:00:00Z")
+    lines = [registered("2024-01-02"), purchased("2024-01-03", "workflow", 10, "l-1")]
+    lines += [workflow("2024-01-04", 12), contacts("2024-01-05", 7)]
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await reader.read(lines, now=now)
+        async with transaction(engine) as connection:
+            found = await account_store.load(await driver_of(connection), ["c-1"])
+
+    saved = reader.meter._accounts.take("c-1", found["c-1"].version)
+    for name in ("open_from", "due_at", "entries", "notices", "settled_on", "values", "lots"):
+        assert getattr(found["c-1"], name) == getattr(saved, name)
+    for product, books in found["c-1"].books.items():
+        assert books.is_settled(saved.settled_on)
+        assert {on: day.fills for on, day in books.days.items()} == {
+            on: day.fills for on, day in saved.books[product].days.items() if day.fills
+        }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metering.accounts import Account, FillKey, PourState, Setting, Standing
 from metering.catalog import PRODUCTS, Allowance, shipped_catalog
-from metering.lots import Burn, Lot, Window
+from metering.lots import NO_WINDOWS, Burn, Lot, Window
 from metering.notices import look
 from metering.periods import ONE_DAY
 from metering.settlement import (
@@ -53,9 +53,9 @@ def an_account(*lots, plan="enterprise"):
         account.set_value(name, "", Setting(ALWAYS, 0, date.min, value))
     for lot in lots:
         account.lots[lot.lot] = lot
-        lot.changed.clear()
-    account.unsaved.lots.clear()
-    account.unsaved.windows.clear()
+        lot.changed = NO_WINDOWS
+    account.unsaved.lots = frozenset()
+    account.unsaved.windows = frozenset()
     return account
 
 

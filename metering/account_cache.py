@@ -1,0 +1,81 @@
+"""Accounts that stay in memory between batches, as many as there is room for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from metering.accounts import Account
+
+BYTES_MAX = 144 << 20
+
+# An account that so many batches had nothing to do with makes room for another.
+IDLE_BATCHES = 100
+
+
+class _Kept(NamedTuple):
+    account: Account
+    bytes: int
+    batch: int  # The last that used it.
+
+
+class AccountCache:
+    """Accounts as they stood after the last batch. Whoever takes one says which version holds."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # The one longest not used comes first.
+        self._bytes = 0
+        self._batch = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """What they take, roughly."""
+        return self._bytes
+
+    def take(self, channel: str, version: int) -> Account | None:
+        """Take an account out to work on it; None if it is not here, or was changed elsewhere."""
+        kept = self._kept.pop(channel, None)
+        if kept is None:
+            return None
+        self._bytes -= kept.bytes
+        return kept.account if kept.account.version == version else None
+
+    def put(self, accounts: Mapping[str, Account], *, loaded: Collection[str]) -> None:
+        """Put the accounts of a batch back, and those that were loaded for it as far as there is
+        room.
+
+        They do not drive out others that are in use: where each batch is about all channels, and
+        memory has room for half of them, half of them are then always here, and not none.
+        """
+        self._batch += 1
+        for channel, account in accounts.items():
+            if channel not in loaded:
+                self._put(channel, account)
+        for channel in loaded:
+            self._put(channel, accounts[channel])
+
+    def forget(self, channels: Iterable[str]) -> None:
+        """Let go of accounts: nobody knows how they stand."""
+        for channel in channels:
+            self.take(channel, -1)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _put(self, channel: str, account: Account) -> None:
+        size = account.bytes_held
+        while self._bytes + size > BYTES_MAX:
+            oldest = next(iter(self._kept), None)
+            if oldest is None or self._kept[oldest].batch > self._batch - IDLE_BATCHES:
+                return
+            self.forget([oldest])
+        self._kept[channel] = _Kept(account, size, self._batch)
+        self._bytes += size

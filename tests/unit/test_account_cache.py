@@ -1,0 +1,78 @@
+"""Accounts stay in memory, as many as there is room for."""
+
+from datetime import date
+
+import pytest
+
+from metering import account_cache
+from metering.account_cache import IDLE_BATCHES, AccountCache
+from metering.accounts import ACCOUNT_BYTES, Account
+
+DAY = date(2024, 1, 1)
+
+
+@pytest.fixture(autouse=True)
+def room_for_three(monkeypatch):
+    monkeypatch.setattr(account_cache, "BYTES_MAX", 3 * ACCOUNT_BYTES)
+
+
+def accounts(*names, version=1):
+    return {name: Account(name, "UTC", DAY, DAY, DAY, version=version) for name in names}
+
+
+def kept_by(cache, *names):
+    return [name for name in names if cache.take(name, 1) is not None]
+
+
+def put(cache, *names):
+    cache.put(accounts(*names), loaded=names)
+
+
+def test_an_account_is_taken_out_once():
+    cache = AccountCache()
+    put(cache, "a", "b")
+
+    assert cache.take("a", 1).channel == "a"
+    assert cache.take("a", 1) is None
+    assert (len(cache), cache.bytes) == (1, ACCOUNT_BYTES)
+
+
+def test_an_account_that_was_changed_elsewhere_is_let_go():
+    cache = AccountCache()
+    put(cache, "a")
+
+    assert cache.take("a", 2) is None
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_accounts_that_are_in_use_are_not_driven_out_by_those_of_a_large_batch():
+    cache = AccountCache()
+    put(cache, "a", "b")
+    for _ in range(3):
+        known = {name: cache.take(name, 1) for name in ("a", "b")}
+        cache.put({**accounts("c", "d", "e"), **known}, loaded=["c", "d", "e"])
+        assert (len(cache), cache.bytes) == (3, 3 * ACCOUNT_BYTES)
+
+    assert kept_by(cache, "a", "b", "c", "d", "e") == ["a", "b", "c"]
+
+
+def test_accounts_that_nobody_asks_for_make_room_the_oldest_first():
+    cache = AccountCache()
+    put(cache, "a")
+    put(cache, "b", "c")
+    for _ in range(IDLE_BATCHES - 1):
+        put(cache)
+        assert len(cache) == 3
+    put(cache, "d", "e")
+
+    assert kept_by(cache, "a", "b", "c", "d", "e") == ["c", "d", "e"]
+    assert cache.bytes == 0
+
+
+def test_accounts_can_be_forgotten():
+    cache = AccountCache()
+    put(cache, "a", "b", "c")
+    cache.forget(["a", "x"])
+    assert (len(cache), cache.bytes) == (2, 2 * ACCOUNT_BYTES)
+    cache.clear()
+    assert (len(cache), cache.bytes) == (0, 0)
