@@ -147,25 +147,23 @@ class Loop:
                     held.is_busy = False
 
     async def _gather(self, lane: int) -> list[Stretch]:
-        """Decode what has come for a lane, in turns: a chunk of each partition, oldest first."""
+        """Decode what has come for a lane, chunk by chunk as it was fetched."""
         stretches: list[Stretch] = []
         records = size = 0
         while heads := [held for held in self.pump.of_lane(lane) if held.chunks]:
-            for held in sorted(heads, key=_first_time):
-                if not held.chunks:
-                    continue
-                chunk = held.chunks[0]
-                records += len(chunk.records)
-                size += chunk.bytes
-                is_full = records > self._settings.batch_records_max or size > self._bytes_max
-                if stretches and is_full:
-                    return stretches
-                held.is_busy = True
-                held.chunks.popleft()
-                last = chunk.records[-1] if chunk.records else None
-                records_read = self._read(held, chunk)
-                stretches.append(Stretch(held, chunk.to_offset, last, records_read))
-                await asyncio.sleep(0)
+            held = min(heads, key=_first_number)
+            chunk = held.chunks[0]
+            records += len(chunk.records)
+            size += chunk.bytes
+            is_full = records > self._settings.batch_records_max or size > self._bytes_max
+            if stretches and is_full:
+                break
+            held.is_busy = True
+            held.chunks.popleft()
+            last = chunk.records[-1] if chunk.records else None
+            records_read = self._read(held, chunk)
+            stretches.append(Stretch(held, chunk.to_offset, last, records_read))
+            await asyncio.sleep(0)
         return stretches
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:
@@ -261,9 +259,8 @@ class Loop:
                 await self._partitions.halt(held, f"{percent:.0f} % of its records were rejected")
 
 
-def _first_time(held: Held) -> int:
-    records = held.chunks[0].records
-    return int(records[0].timestamp) if records else 0
+def _first_number(held: Held) -> int:
+    return held.chunks[0].number
 
 
 def _is_sent_again(record: Record) -> bool:

@@ -56,6 +56,7 @@ class Chunk(NamedTuple):
     records: Sequence[ConsumerRecord[bytes, bytes]]
     to_offset: int
     bytes: int
+    number: int  # In the order in which this member fetched them.
 
 
 @dataclass(slots=True, eq=False)

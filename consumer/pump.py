@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,8 +31,14 @@ if TYPE_CHECKING:
 # Decoded without a break. Heartbeats and the other lanes get their turn in between.
 CHUNK_RECORDS_MAX = 1_000
 
+# A part of a batch at hand is enough for a lane to fill up on: asking is faster than decoding, and
+# all that waits takes memory.
+BATCHES_TO_WAITING = 2
+
 # How long to wait for news, and how long where a lane that is full may be free again soon.
 NEWS_MS, ROOM_MS = 200, 20
+
+TRIES = 5
 
 # How long to leave a partition alone that could not be fetched, and how often to try until it is
 # no accident of the way.
@@ -56,12 +64,18 @@ class Pump:
     ) -> None:
         self._consumer = consumer
         self._partitions = partitions
-        self._records_max = settings.batch_records_max
-        self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
+        # What waits for a lane; more comes while it decodes this.
+        self._records_max = math.ceil(settings.batch_records_max / BATCHES_TO_WAITING)
+        self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE // BATCHES_TO_WAITING
         self._lanes = settings.lanes
         # Set when something has come for a lane.
         self.news = [asyncio.Event() for _ in range(settings.lanes)]
         self._one_by_one_until = 0.0
+        self._chunks = 0  # How many were fetched.
+        # Lane by lane: whose turn it is, and for how many chunks more.
+        self._turn_chunks = math.ceil(settings.batch_records_max / CHUNK_RECORDS_MAX)
+        self._next = [0] * settings.lanes
+        self._left = [self._turn_chunks] * settings.lanes
         self.asked_at = time.monotonic()  # For the watchdogs.
 
     def of_lane(self, lane: int) -> list[Held]:
@@ -75,9 +89,8 @@ class Pump:
             self.asked_at = time.monotonic()
             wanted = self._wanted()
             found = 0
-            # One by one: asked for many, the client gives all it has of one before the next.
-            for held in wanted:
-                found += await self._fetch([held], timeout_ms=0)
+            for _, group in groupby(wanted, key=_number_of):
+                found += await self._fetch_turn(list(group))
             if found:
                 continue
             if not wanted or time.monotonic() < self._one_by_one_until:
@@ -89,21 +102,71 @@ class Pump:
                 await self._fetch(wanted, timeout_ms=NEWS_MS if is_all else ROOM_MS)
 
     def _wanted(self) -> list[Held]:
-        """Pick the partitions to ask for: those whose lane has room."""
+        """Pick the partitions to ask for: those whose lane has room, in turns. Partitions of one
+        number have the same channels.
+        """
         wanted = []
         for lane in range(self._lanes):
             partitions = self.of_lane(lane)
-            chunks = [chunk for held in partitions for chunk in held.chunks]
-            has_room = (
-                sum([len(chunk.records) for chunk in chunks]) < self._records_max
-                and sum([chunk.bytes for chunk in chunks]) < self._bytes_max
-            )
+            has_room = self._has_room(partitions)
             now = time.monotonic()
             for held in partitions:
                 held.asked_since = (held.asked_since or now) if has_room else None
             if has_room:
+                following = self._next[lane]
+                partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
                 wanted += [held for held in partitions if held.ask_at <= now]
         return wanted
+
+    def _has_room(self, partitions: Sequence[Held]) -> bool:
+        chunks = [chunk for held in partitions for chunk in held.chunks]
+        return (
+            sum([len(chunk.records) for chunk in chunks]) < self._records_max
+            and sum([chunk.bytes for chunk in chunks]) < self._bytes_max
+        )
+
+    async def _fetch_turn(self, group: Sequence[Held]) -> int:
+        """Fetch from the partitions of one number until they had their turn; returns how many
+        chunks.
+
+        Of a backlog a batch so has much of few partitions: many events of each of few channels,
+        whose accounts are loaded, settled and written once.
+        """
+        number = group[0].tp.partition
+        lane = number % self._lanes
+        partitions, found = self.of_lane(lane), 0
+        if not self._has_room(partitions):
+            # Whoever has the turn goes on with it.
+            return 0
+        if number != self._next[lane]:
+            self._next[lane], self._left[lane] = number, self._turn_chunks
+        while self._left[lane] > 0 and self._has_room(partitions):
+            self.asked_at = time.monotonic()
+            chunks = 0
+            for held in group:
+                if held.ask_at <= self.asked_at:
+                    chunks += await self._fetch([held], timeout_ms=0)
+            for _ in range(TRIES):
+                on_its_way = [held for held in group if self._has_more(held)]
+                if chunks or not on_its_way:
+                    break
+                # A lane that works without a break lets any time pass.
+                chunks = await self._fetch(on_its_way, timeout_ms=ROOM_MS)
+            if not chunks:
+                self._left[lane] = 0
+            self._left[lane] -= chunks
+            found += chunks
+        if self._left[lane] <= 0:
+            self._next[lane] = number + 1
+            self._left[lane] = self._turn_chunks
+        return found
+
+    def _has_more(self, held: Held) -> bool:
+        """Say whether there is more to be had, as far as the client knows."""
+        if not self._partitions.is_ready(held) or held.ask_at > time.monotonic():
+            return False
+        end = self._consumer.last_stable_offset(held.tp)
+        return end is not None and end > held.fetched_to
 
     async def _fetch(self, wanted: Sequence[Held], *, timeout_ms: int) -> int:
         """Put what has come into the chunks; returns how many chunks."""
@@ -132,7 +195,9 @@ class Pump:
             position = await self._consumer.position(held.tp)
             if position > held.fetched_to:
                 records = found.get(held.tp, [])
-                held.chunks.append(Chunk(records, position, sum(map(_size_of, records))))
+                size = sum(map(_size_of, records))
+                self._chunks += 1
+                held.chunks.append(Chunk(records, position, size, self._chunks))
                 held.fetched_to = position
                 self.news[held.tp.partition % self._lanes].set()
                 chunks += 1
@@ -165,6 +230,10 @@ class Pump:
             why = f"cannot be unpacked: {type(error).__name__}"
         if why is not None:
             await self._partitions.halt(held, f"offset {held.fetched_to} {why}")
+
+
+def _number_of(held: Held) -> int:
+    return held.tp.partition
 
 
 def _is_about_records(error: Exception) -> bool:

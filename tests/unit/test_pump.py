@@ -1,5 +1,6 @@
 """What is fetched waits for its lane, with the holes of the log, and not more than it takes."""
 
+from itertools import groupby
 from typing import NamedTuple
 
 import pytest
@@ -12,10 +13,11 @@ from aiokafka.errors import (
 )
 
 from consumer.partitions import Held
-from consumer.pump import UNPACK_FAILURES_MAX, Pump
+from consumer.pump import CHUNK_RECORDS_MAX, TRIES, UNPACK_FAILURES_MAX, Pump
 from consumer.settings import Settings
 
 ONE, TWO, THREE = (TopicPartition("usage.mu", number) for number in (1, 2, 3))
+OTHER_ONE = TopicPartition("usage.seat", 1)
 
 
 class Record(NamedTuple):
@@ -33,6 +35,7 @@ class FakeConsumer:
         self.sought = {}
         self.error = None
         self.has_taken = False
+        self.ends = {}
         self.meanwhile = lambda: None
 
     async def getmany(self, *tps, timeout_ms, max_records):
@@ -44,7 +47,10 @@ class FakeConsumer:
             raise self.error
         found = {}
         for tp in tps:
-            taken = self.ready.pop(tp, [])[:max_records]
+            waiting = self.ready.pop(tp, [])
+            taken, rest = waiting[:max_records], waiting[max_records:]
+            if rest:
+                self.ready[tp] = rest
             self.positions[tp] = self.positions.get(tp, 0) + len(taken)
             if records := [record for record in taken if record is not None]:
                 found[tp] = records
@@ -57,6 +63,9 @@ class FakeConsumer:
 
     async def position(self, tp):
         return self.positions[tp]
+
+    def last_stable_offset(self, tp):
+        return self.ends.get(tp)
 
 
 class FakePartitions:
@@ -232,3 +241,89 @@ async def test_what_the_client_had_in_hand_when_it_failed_is_fetched_again(consu
     assert consumer.sought == {ONE: 2, TWO: 1}
     assert partitions.halted == {}
     assert consumer.positions == {ONE: 2, TWO: 1}
+
+
+async def take_turns(pump):
+    """Let every partition that is wanted have its turn, once."""
+    for _, group in groupby(pump._wanted(), key=lambda held: held.tp.partition):
+        await pump._fetch_turn(list(group))
+
+
+def taken_by(partitions):
+    """List the partitions by the chunks that were fetched, in their order."""
+    chunks = [(chunk.number, held.tp) for held in partitions.held for chunk in held.chunks]
+    return [tp for _, tp in sorted(chunks)]
+
+
+async def test_of_a_backlog_a_batch_has_much_of_few_partitions(consumer):
+    many = records(*range(3 * CHUNK_RECORDS_MAX))
+    pump, partitions = a_pump(consumer, THREE, ONE, OTHER_ONE)
+    consumer.ready = {THREE: many, ONE: many, OTHER_ONE: many}
+
+    await take_turns(pump)
+
+    # Partitions of one number have the same channels.
+    assert taken_by(partitions) == [ONE, OTHER_ONE] * 3 + [THREE] * 3
+
+
+async def test_a_backlog_that_never_ends_leaves_their_turn_to_others(consumer):
+    turn = 4
+    many = records(*range(20 * CHUNK_RECORDS_MAX))
+    pump, partitions = a_pump(
+        consumer, ONE, THREE, batch_records_max=turn * CHUNK_RECORDS_MAX, batch_mebibytes_max=512
+    )
+    order = []
+    for _ in range(6):
+        consumer.ready.update({ONE: list(many), THREE: list(many)})
+        await take_turns(pump)
+        order += taken_by(partitions)
+        for held in partitions.held:
+            held.chunks.clear()
+
+    assert order == ([ONE] * turn + [THREE] * turn + [ONE] * turn)[: len(order)]
+
+
+async def test_what_is_on_its_way_is_waited_for_a_moment(consumer):
+    pump, partitions = a_pump(consumer, ONE, THREE)
+    consumer.ready, consumer.ends = {THREE: records(0)}, {ONE: 2}
+    asked = []
+
+    def meanwhile():
+        asked.append(consumer.asked)
+        if len(asked) == 3:
+            consumer.ready[ONE] = records(0, 1)
+
+    consumer.meanwhile = meanwhile
+    await take_turns(pump)
+
+    assert taken_by(partitions) == [ONE, THREE]
+
+
+async def test_what_does_not_come_is_not_waited_for(consumer):
+    pump, partitions = a_pump(consumer, ONE, THREE)
+    consumer.ready, consumer.ends = {THREE: records(0)}, {ONE: 2, THREE: 1}
+    asked = []
+    consumer.meanwhile = lambda: asked.append(consumer.asked)
+
+    await take_turns(pump)
+
+    assert asked == [(ONE,)] * (1 + TRIES) + [(THREE,)] * 2
+    assert taken_by(partitions) == [THREE]
+
+
+async def test_what_could_not_be_fetched_is_left_alone_for_the_rest_of_its_turn(consumer):
+    pump, partitions = a_pump(consumer, ONE, OTHER_ONE)
+    consumer.ready = {OTHER_ONE: records(*range(3 * CHUNK_RECORDS_MAX))}
+    consumer.ends = {ONE: 5}
+    asked = []
+
+    def meanwhile():
+        asked.append(consumer.asked)
+        consumer.error = EOFError() if consumer.asked == (ONE,) else None
+
+    consumer.meanwhile = meanwhile
+    await take_turns(pump)
+
+    assert asked == [(ONE,), *[(OTHER_ONE,)] * 4]
+    assert partitions.held[0].failures == 1
+    assert taken_by(partitions) == [OTHER_ONE] * 3
