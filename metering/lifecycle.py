@@ -108,10 +108,11 @@ Act = tuple[date, int, Any, "Callable[[], list[Happening]]"]
 def _acts(account: Account, catalog: Catalog, today: date) -> Iterator[Act]:
     """List what is still to happen: day, rank within the day, order within the rank, act."""
     for lot in account.lots.values():
-        if lot.is_refunded or lot.has_ended:
-            continue
         if not lot.has_started:
+            # Told of every new lot, also of one that was refunded on the day before it began.
             yield lot.starts_on, 3, lot.lot, partial(_start, account, lot)
+            continue
+        if lot.is_refunded or lot.has_ended:
             continue
         days = catalog.thresholds.lot_expiring_days
         if lot.expiring_told < len(days):

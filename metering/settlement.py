@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metering.accounts import DayPour, FillKey, Fills, PourState, Standing, Tip
 from metering.lots import Burn
+from metering.periods import ONE_DAY
 from metering.tallies import Readings
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def settle(
         burns = [_burn_of(state, lot) for lot in valid]
         books.tip = Tip(day, state, included, valid, burns)
 
-    entries = list(_differences(product, books, poured, after=after, original_on=original_on))
-    books.days = {on: pour for on, pour in books.days.items() if on < after}
+    booked = {on: books.days.pop(on) for on in [on for on in books.days if on >= after]}
     books.days.update((pour.on, pour) for pour in poured)
+    entries = list(_differences(product, poured, booked, original_on=original_on))
     books.dirty_from = None
     books.poured_through = today
     if books.unlooked_from is None or after < books.unlooked_from:
@@ -255,6 +256,14 @@ def _move_windows(state: PourState, lots: Sequence[Lot], on: date) -> None:
 
 def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:
     """Find the latest day from which everything that changed can be poured again."""
+    tip = books.tip
+    if (
+        tip is not None
+        and not books.growth
+        and (books.dirty_from is None or tip.on < books.dirty_from)
+    ):
+        # Nothing but days after it: most days come so.
+        return tip.on + ONE_DAY, tip.state
     while books.newest:
         day, state = books.newest.pop()
         if books.dirty_from is None or day <= books.dirty_from:
@@ -347,13 +356,16 @@ def _standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> 
 
 
 def _differences(
-    product: str, books: Books, poured: Sequence[DayPour], *, after: date, original_on: date | None
+    product: str,
+    poured: Sequence[DayPour],
+    booked: Mapping[date, DayPour],
+    *,
+    original_on: date | None,
 ) -> Iterator[Entry]:
     target = {pour.on: pour.fills for pour in poured}
-    for on in sorted({*target, *(day for day in books.days if day >= after)}):
-        booked = books.days[on].fills if on in books.days else {}
-        wanted = target.get(on, {})
-        for key in sorted({*booked, *wanted}):
-            difference = wanted.get(key, 0) - booked.get(key, 0)
+    for on in sorted({*target, *booked}):
+        wanted, had = target.get(on, {}), booked[on].fills if on in booked else {}
+        for key in sorted({*had, *wanted}):
+            difference = wanted.get(key, 0) - had.get(key, 0)
             if difference:
                 yield Entry(product, on, key, difference, wanted.get(key, 0), original_on)

@@ -239,6 +239,8 @@ class Simulation:
                 # A command is never too old, but what is parked waits no longer than the horizon.
                 if self.clock - record.time > HORIZON:
                     self._drop_parked(record)
+                # A void that waits has an identity too, and nothing can take it back.
+                self._take_up()
 
     def _settle(self, record: Record) -> bool:
         """Apply or reject a record and take up what waited for it; False if it must wait."""
@@ -253,13 +255,16 @@ class Simulation:
         self.outcomes["applied"] += 1
         self.applied[record.identity] = record
         self.look()
+        self._take_up()
+        return True
+
+    def _take_up(self) -> None:
         # "They are taken up in the order they came when what they wait for comes."
         for waiting in list(self.parked):
             if waiting in self.parked and self._may_be_taken_up(waiting):
                 self.parked.remove(waiting)
                 if not self._settle(waiting):
                     self.parked.append(waiting)
-        return True
 
     def _may_be_taken_up(self, record: Record) -> bool:
         if record.channel not in self.channels:

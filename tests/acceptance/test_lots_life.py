@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from tests.builders import (
+    arriving,
     assigned,
     changed,
     contacts,
@@ -703,3 +704,16 @@ async def test_what_a_lower_plan_includes_is_counted_with_what_the_cycle_already
     books = await simulated(*lines, as_of="2024-01-31")
 
     assert books.sources("mu", START) == {"included": "1600", "postpaid": "100"}
+
+
+async def test_every_new_lot_is_told_of_also_one_that_never_paid(simulated):
+    # It begins tomorrow, ten minutes from now, and is refunded today.
+    ahead = arriving(
+        purchased("2024-01-06T00:05:00+09:00", "workflow", 10, "l-1"), "2024-01-05T23:58:00+09:00"
+    )
+    lines = [registered("2024-01-01"), ahead, refunded("2024-01-05T23:59:00+09:00", "l-1")]
+
+    books = await simulated(*lines, as_of="2024-01-08")
+
+    assert books.notices("lot_refunded") == [("2024-01-05", {"lot": "l-1"})]
+    assert books.notices("lot_started") == [("2024-01-06", {"lot": "l-1"})]

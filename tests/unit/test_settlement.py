@@ -674,17 +674,17 @@ def test_thresholds_are_looked_at_from_the_first_day_that_was_poured():
     books.unlooked_from = None
     use(account, day(5), 1)
     settled(account, day(9))
-    assert books.unlooked_from == START
+    assert books.unlooked_from == day(2)
 
     books.unlooked_from = None
     use(account, day(9), 1)
     use(account, day(10), 1)
     settled(account, day(10))
-    assert books.unlooked_from == day(5)
+    assert books.unlooked_from == day(6)
 
     use(account, day(10), 1)
     settled(account, day(10))
-    assert books.unlooked_from == day(5)
+    assert books.unlooked_from == day(6)
     use(account, START, 1)
     settled(account, day(10))
     assert books.unlooked_from == START
