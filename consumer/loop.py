@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 FENCED_SECONDS_MAX = 1
 
+# All accounts of a batch are in memory at once, some 40 KiB each.
+BATCH_CHANNELS_MAX = 1_500
+
 # Headers of dead letters that are sent through again begin with it.
 OWN_HEADER = "lotmeter-"
 
@@ -150,19 +153,27 @@ class Loop:
         """Decode what has come for a lane, chunk by chunk as it was fetched."""
         stretches: list[Stretch] = []
         records = size = 0
+        channels: set[str] = set()
         while heads := [held for held in self.pump.of_lane(lane) if held.chunks]:
             held = min(heads, key=_first_number)
             chunk = held.chunks[0]
             records += len(chunk.records)
             size += chunk.bytes
             is_full = records > self._settings.batch_records_max or size > self._bytes_max
-            if stretches and is_full:
+            if stretches and (is_full or len(channels) > BATCH_CHANNELS_MAX):
                 break
             held.is_busy = True
             held.chunks.popleft()
             last = chunk.records[-1] if chunk.records else None
             records_read = self._read(held, chunk)
             stretches.append(Stretch(held, chunk.to_offset, last, records_read))
+            channels.update(
+                [
+                    record.found.channel
+                    for record in records_read
+                    if not isinstance(record.found, Rejected)
+                ]
+            )
             await asyncio.sleep(0)
         return stretches
 

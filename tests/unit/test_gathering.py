@@ -1,0 +1,75 @@
+"""A batch takes what has come in the order in which it was fetched, up to its limits."""
+
+from types import SimpleNamespace
+
+from aiokafka import TopicPartition
+
+from consumer import loop
+from consumer.loop import Loop
+from consumer.partitions import Chunk, Held
+from consumer.settings import Settings
+from metering.errors import Rejected
+
+ONE, THREE = TopicPartition("usage.mu", 1), TopicPartition("usage.mu", 3)
+
+
+class FakePartitions:
+    def __init__(self, *held):
+        self.held = self.ready = held
+
+
+def record_of(channel):
+    return SimpleNamespace(
+        offset=0, key=None, value=channel.encode(), headers=(), timestamp=1, topic=ONE.topic
+    )
+
+
+def decode(topic, value, headers):
+    if value == b"bad":
+        raise Rejected("malformed", "")
+    return SimpleNamespace(channel=value.decode())
+
+
+def chunk(number, *channels):
+    return Chunk([record_of(channel) for channel in channels], number, 10, number)
+
+
+async def gathered(*held, **changes):
+    """Gather once for lane 1; returns the channels of each stretch."""
+    settings = Settings(kafka_servers="kafka:9092", database_url="postgresql://db/books", **changes)
+    for each in held:
+        each.claim = SimpleNamespace(number=each.tp.partition)
+    reader = Loop(None, FakePartitions(*held), None, decode, settings=settings, arrival=0)
+    stretches = await reader._gather(1)
+    return [[record.value.decode() for record in stretch.records] for stretch in stretches]
+
+
+def held(tp, *chunks):
+    found = Held(tp, "ready")
+    found.chunks.extend(chunks)
+    return found
+
+
+async def test_chunks_are_taken_as_they_were_fetched():
+    one, three = held(ONE, chunk(1, "a"), chunk(4, "b")), held(THREE, chunk(2, "c"), chunk(3, "d"))
+
+    assert await gathered(three, one) == [["a"], ["c"], ["d"], ["b"]]
+    assert one.is_busy
+    assert not one.chunks
+
+
+async def test_a_batch_ends_with_as_many_records_as_it_may_have():
+    one = held(ONE, chunk(1, "a", "a"), chunk(2, "a", "a"))
+
+    assert await gathered(one, batch_records_max=3) == [["a", "a"]]
+    assert len(one.chunks) == 1
+
+
+async def test_a_batch_ends_with_more_channels_than_memory_has_room_for(monkeypatch):
+    monkeypatch.setattr(loop, "BATCH_CHANNELS_MAX", 2)
+    one = held(
+        ONE, chunk(1, "a", "bad"), chunk(2, "a", "b"), chunk(3, "b", "c"), chunk(4, "a", "b")
+    )
+
+    assert await gathered(one) == [["a", "bad"], ["a", "b"], ["b", "c"]]
+    assert len(one.chunks) == 1
