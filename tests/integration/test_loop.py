@@ -5,6 +5,7 @@ import secrets
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import orjson
 import pytest_asyncio
@@ -107,7 +108,7 @@ def decode(topic, value, headers):
     assert isinstance(headers, tuple)
     if value is None or value.startswith(b"bad"):
         raise Rejected("malformed")
-    return (topic, value)
+    return SimpleNamespace(channel=topic)
 
 
 class Member:

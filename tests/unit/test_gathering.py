@@ -24,7 +24,7 @@ def record_of(channel):
     )
 
 
-def decode(topic, value, headers):
+def decode(_topic, value, _headers):
     if value == b"bad":
         raise Rejected("malformed", "")
     return SimpleNamespace(channel=value.decode())
