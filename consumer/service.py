@@ -65,6 +65,8 @@ EXIT_SECONDS_MAX = 10
 
 # New objects after which the collector of reference cycles looks at them.
 GARBAGE_OBJECTS_MIN = 1_000_000
+# It looks at what is new so often besides: a failure leaves few objects, but they can hold much.
+GARBAGE_SECONDS = 30
 
 log = structlog.get_logger()
 
@@ -138,12 +140,14 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
             settling = tasks.create_task(clock.run())
             looking = tasks.create_task(gauges.run())
             letting_go = tasks.create_task(retention.run())
+            tidying = tasks.create_task(_look_for_new_garbage())
             relaying = tasks.create_task(relay.run())
             batches = tasks.create_task(reading.run())
             await stop.wait()
             log.info("stopping")
             watching.cancel()
             letting_go.cancel()
+            tidying.cancel()
             try:
                 async with asyncio.timeout(settings.drain_seconds):
                     reading.stop()
@@ -265,6 +269,12 @@ def _look_for_garbage_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_OBJECTS_MIN, 10, 10)
+
+
+async def _look_for_new_garbage() -> None:
+    while True:
+        await asyncio.sleep(GARBAGE_SECONDS)
+        gc.collect(1)
 
 
 def configure_logs(level: str) -> None:
