@@ -47,7 +47,9 @@ SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL ena
 # Classes of SQLSTATE after which the same batch is tried again. Anything else is a bug or a bad
 # record.
 _READ_ONLY = "25006"
-_TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", _READ_ONLY, "25P03", "25P04")
+# A table was changed under a prepared statement, which the driver then prepares anew.
+_CHANGED = "0A000"
+_TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", _READ_ONLY, _CHANGED, "25P03", "25P04")
 
 
 def create_engine(url: str, *, schema: str = "lotmeter", connections: int = 8) -> AsyncEngine:

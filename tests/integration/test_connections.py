@@ -5,7 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from metering.errors import Unavailable
-from metering.storage.database import create_engine, transaction
+from metering.storage.database import create_engine, driver_of, transaction
 
 
 async def test_a_session_that_may_not_write_is_given_up(fresh_database_url):
@@ -24,6 +24,28 @@ async def test_a_session_that_may_not_write_is_given_up(fresh_database_url):
     await administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
     await write()
+
+    await engine.dispose()
+    await administrator.close()
+
+
+async def test_a_statement_whose_table_was_changed_under_it_is_tried_again(fresh_database_url):
+    administrator = await asyncpg.connect(fresh_database_url)
+    await administrator.execute("CREATE TABLE changing (id integer)")
+    engine = create_engine(fresh_database_url, schema="public", connections=1)
+
+    async def read():
+        async with transaction(engine) as connection:
+            driver = await driver_of(connection)
+            return await driver.fetch("SELECT * FROM changing WHERE id > $1", 0)
+
+    assert await read() == []
+    # As a newer version does while this one runs.
+    await administrator.execute("ALTER TABLE changing ADD COLUMN of_tomorrow text")
+    with pytest.raises(Unavailable):
+        await read()
+
+    assert await read() == []
 
     await engine.dispose()
     await administrator.close()
