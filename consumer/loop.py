@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -150,7 +151,9 @@ class Loop:
                     held.is_busy = False
 
     async def _gather(self, lane: int) -> list[Stretch]:
-        """Decode what has come for a lane, chunk by chunk as it was fetched."""
+        """Decode what has come for a lane, chunk by chunk as it was fetched; returns it in order of
+        time: what was bought before it was used is bought first.
+        """
         stretches: list[Stretch] = []
         records = size = 0
         channels: set[str] = set()
@@ -175,7 +178,7 @@ class Loop:
                 ]
             )
             await asyncio.sleep(0)
-        return stretches
+        return _in_order_of_time(stretches)
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:
         assert held.claim is not None
@@ -268,6 +271,24 @@ class Loop:
             held.records_seen = held.records_rejected = 0
             if percent >= self._settings.breaker_reject_percent:
                 await self._partitions.halt(held, f"{percent:.0f} % of its records were rejected")
+
+
+def _in_order_of_time(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Put those of several partitions in order; those of one partition stay in theirs."""
+    queues: dict[Held, deque[Stretch]] = {}
+    for stretch in stretches:
+        queues.setdefault(stretch.held, deque()).append(stretch)
+    ordered: list[Stretch] = []
+    while queues:
+        held = min(queues, key=lambda held: _first_clock(queues[held][0]))
+        ordered.append(queues[held].popleft())
+        if not queues[held]:
+            del queues[held]
+    return ordered
+
+
+def _first_clock(stretch: Stretch) -> int:
+    return stretch.records[0].clock if stretch.records else 0
 
 
 def _first_number(held: Held) -> int:

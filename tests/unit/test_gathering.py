@@ -1,4 +1,4 @@
-"""A batch takes what has come in the order in which it was fetched, up to its limits."""
+"""A batch takes what was fetched first, up to its limits, and puts it in order of time."""
 
 from types import SimpleNamespace
 
@@ -18,9 +18,9 @@ class FakePartitions:
         self.held = self.ready = held
 
 
-def record_of(channel):
+def record_of(channel, at):
     return SimpleNamespace(
-        offset=0, key=None, value=channel.encode(), headers=(), timestamp=1, topic=ONE.topic
+        offset=0, key=None, value=channel.encode(), headers=(), timestamp=at, topic=ONE.topic
     )
 
 
@@ -30,8 +30,8 @@ def decode(_topic, value, _headers):
     return SimpleNamespace(channel=value.decode())
 
 
-def chunk(number, *channels):
-    return Chunk([record_of(channel) for channel in channels], number, 10, number)
+def chunk(number, *channels, at=1):
+    return Chunk([record_of(channel, at) for channel in channels], number, 10, number)
 
 
 async def gathered(*held, **changes):
@@ -39,7 +39,7 @@ async def gathered(*held, **changes):
     settings = Settings(kafka_servers="kafka:9092", database_url="postgresql://db/books", **changes)
     for each in held:
         each.claim = SimpleNamespace(number=each.tp.partition)
-    reader = Loop(None, FakePartitions(*held), None, decode, settings=settings, arrival=0)
+    reader = Loop(None, FakePartitions(*held), None, decode, settings=settings, arrival=2**62)
     stretches = await reader._gather(1)
     return [[record.value.decode() for record in stretch.records] for stretch in stretches]
 
@@ -53,9 +53,17 @@ def held(tp, *chunks):
 async def test_chunks_are_taken_as_they_were_fetched():
     one, three = held(ONE, chunk(1, "a"), chunk(4, "b")), held(THREE, chunk(2, "c"), chunk(3, "d"))
 
-    assert await gathered(three, one) == [["a"], ["c"], ["d"], ["b"]]
+    assert await gathered(three, one, batch_records_max=3) == [["a"], ["c"], ["d"]]
     assert one.is_busy
-    assert not one.chunks
+    assert len(one.chunks) == 1
+
+
+async def test_what_is_taken_comes_in_order_of_time():
+    one = held(ONE, chunk(1, "c", at=30), chunk(2, "late", at=10))
+    three = held(THREE, chunk(3, "a", at=10), chunk(4, "b", at=20))
+
+    # Of one partition the order of its offsets is what counts.
+    assert await gathered(one, three) == [["a"], ["b"], ["c"], ["late"]]
 
 
 async def test_a_batch_ends_with_as_many_records_as_it_may_have():
