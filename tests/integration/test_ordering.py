@@ -235,7 +235,8 @@ async def test_whoever_waits_can_leave(environ, books):
     async def is_waiting():
         return await books.fetchval(
             "SELECT count(*) > 0 FROM pg_stat_activity"
-            " WHERE query LIKE '%FROM unnest%' AND pid <> pg_backend_pid()"
+            " WHERE query LIKE '%FROM unnest%' AND datname = current_database()"
+            " AND pid <> pg_backend_pid()"
         )
 
     await becomes_true(is_waiting)
