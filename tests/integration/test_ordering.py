@@ -232,12 +232,17 @@ async def test_whoever_waits_can_leave(environ, books):
         stderr=asyncio.subprocess.PIPE,
     )
 
+    asked_at = set()
+
     async def is_waiting():
-        return await books.fetchval(
-            "SELECT count(*) > 0 FROM pg_stat_activity"
-            " WHERE query LIKE '%FROM unnest%' AND datname = current_database()"
-            " AND pid <> pg_backend_pid()"
+        asked_at.add(
+            await books.fetchval(
+                "SELECT max(query_start) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
         )
+        # It asks again and again only once its command is sent.
+        return len(asked_at) > 8
 
     await becomes_true(is_waiting)
 
