@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -12,6 +13,7 @@ import socket
 import sys
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
@@ -65,8 +67,10 @@ EXIT_SECONDS_MAX = 10
 
 # New objects after which the collector of reference cycles looks at them.
 GARBAGE_OBJECTS_MIN = 1_000_000
-# It looks at what is new so often besides: a failure leaves few objects, but they can hold much.
+# It looks at what is new so often besides: a failure leaves few objects, but they can hold much …
 GARBAGE_SECONDS = 30
+# … and every so many times at all there is: what was in use when it looked counts as old after.
+GARBAGE_TURNS = 20
 
 log = structlog.get_logger()
 
@@ -272,9 +276,13 @@ def _look_for_garbage_seldom() -> None:
 
 
 async def _look_for_new_garbage() -> None:
-    while True:
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Where the C library is glibc.
+    for turn in count(1):
         await asyncio.sleep(GARBAGE_SECONDS)
-        gc.collect(1)
+        gc.collect(1 if turn % GARBAGE_TURNS else 2)
+        if give_back is not None:
+            # It keeps what the largest batch took: a tenth of a member's memory after a backlog.
+            give_back(0)
 
 
 def configure_logs(level: str) -> None:

@@ -114,6 +114,7 @@ class Tip(NamedTuple):
     """The newest day that was poured, ready to take more usage on top."""
 
     on: date
+    pour: DayPour
     state: PourState  # At the end of the day; moves on with what is poured on top.
     included: int | None  # What the plan of the day includes in the cycle.
     lots: Sequence[Lot]  # Those valid that day, in burn order …
@@ -127,6 +128,7 @@ class Books:
         "base",
         "days",
         "dirty_from",
+        "fixed_days",
         "growth",
         "newest",
         "poured_through",
@@ -154,6 +156,8 @@ class Books:
             None  # The first day that was poured since thresholds were looked at.
         )
         self.usage_cache: tuple[object, dict[date, int]] | None = None
+        # Days on which more than usage can happen, and for which open days they were found.
+        self.fixed_days: tuple[tuple[date, date], tuple[date, ...]] | None = None
 
     def is_settled(self, today: date) -> bool:
         """Say whether there is nothing to pour, and nothing that people may have to hear of."""
@@ -172,6 +176,11 @@ class Books:
         if self.dirty_from is None or day < self.dirty_from:
             self.dirty_from = day
         self.usage_cache = None
+
+    def look_from(self, day: date) -> None:
+        """Note that thresholds may have been reached on a day."""
+        if self.unlooked_from is None or day < self.unlooked_from:
+            self.unlooked_from = day
 
     def grow(self, day: date, quantity: int) -> None:
         """Note that a day has so much more usage than before, and nothing else changed."""
@@ -239,6 +248,8 @@ class Account:
         self.unsaved.settings.append((name, of, setting))
         self._starts.clear()
         self._closing = None
+        for books in self.books.values():
+            books.fixed_days = None
 
     def value_on(self, name: ValueName, day: date, of: str = "") -> Value:
         """Look up the value of a day; None if none was set."""
@@ -344,6 +355,7 @@ class Account:
             self.books_of(product)
         for books in self.books.values():
             books.touch(max(day, self.open_from))
+            books.tip = books.fixed_days = None
 
     def forget_told(self, open_from: date) -> None:
         """Let go of notices about days so far back that nothing can bring them up again."""
@@ -353,6 +365,32 @@ class Account:
             for key, told in self.told.items()
             if (kept := [on for on in told if on >= oldest])
         }
+
+    def fixed_days(self, product: str, today: date) -> tuple[date, ...]:
+        """List the open days up to one on which more than usage can happen to a product: where a
+        cycle, a window or a lot begins or ends, or a value was set.
+        """
+        books = self.books_of(product)
+        span = (self.open_from, today)
+        if books.fixed_days is None or books.fixed_days[0] != span:
+            days = set(self.cycle_starts(today))
+            for lot in self.open_lots_of(product):
+                days.update(
+                    lot.starts if lot.product.is_windowed else (lot.starts_on, lot.expires_on)
+                )
+            days.update(
+                self.days_of_values(("plan", ""), ("limit", product), ("trial_ends_on", ""))
+            )
+            for setting in self.values.get(("trial_ends_on", ""), ()):
+                if isinstance(setting.value, str):
+                    days.add(type(today).fromisoformat(setting.value))
+            found = tuple(sorted(day for day in days if self.open_from <= day <= today))
+            books.fixed_days = (span, found)
+        return books.fixed_days[1]
+
+    def is_fixed_day(self, product: str, day: date, today: date) -> bool:
+        """Say whether more than usage can happen on a day."""
+        return day in self.fixed_days(product, today)
 
     def days_of_values(self, *names: tuple[ValueName, str]) -> Iterator[date]:
         """List the days on which one of these values was set."""
