@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from metering.catalog import Catalog, Rules
     from metering.storage.event_store import Key
 
+# To look an event up among the commands costs several times as much as to read a command.
+FEW_COMMANDS_AN_EVENT = 2
+
 
 def sort_out(work: Work, catalog: Catalog) -> None:
     """Sort the records of a batch, and write the claim of each identity once: of several copies,
@@ -85,7 +88,13 @@ async def look_up(
         if len(work.months) == 1 and work.events_claimed == len(work.rows):
             # All could be claimed, so none stands in their own month: half of the search.
             months -= work.months
-        taking.identities.update(await event_store.met_before(driver, months))
+        commands = sum([account.sequence for account in taking.accounts.values()])
+        has_few = commands < len(work.rows) * FEW_COMMANDS_AN_EVENT
+        taking.identities.update(
+            await event_store.met_before(
+                driver, months, have_few_commands=work.concerned if has_few else ()
+            )
+        )
     found, of_events = await event_store.find(driver, targets | set(work.commands))
     work.not_commands = work.commands.keys() & of_events
     for key, identity in found.items():

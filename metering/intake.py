@@ -188,7 +188,8 @@ class Intake:
         if account is None or channel in self.parked:
             return False
         on = day_of(at, account.time_zone)
-        if on < account.open_from:
+        assert account.settled_on is not None
+        if not account.open_from <= on <= account.settled_on:
             return False
         if type(event) is Count:
             _, _, _, _, product, units, tariff = event
@@ -259,16 +260,22 @@ class Intake:
             return self._void(account, arrival, message)
         return self._decide(account, arrival, message)
 
-    def _count(self, account: Account, arrival: Arrival, event: Count) -> Outcome:
+    def _days(self, account: Account, event: Count | Reading) -> tuple[date, date]:
+        """Tell the day of an event, and the open day on which it counts."""
         on = account.day_of(event.at)
+        if account.settled_on is None or on > account.settled_on:
+            account.is_due_known = False
+        return on, max(on, account.open_from)
+
+    def _count(self, account: Account, arrival: Arrival, event: Count) -> Outcome:
+        on, counts_on = self._days(account, event)
         kind, quantity, messages = "", quantity_of(event.units), 0
         if event.tariff is not None:
             pu = self.catalog.pu_of(event.tariff, on)
             if pu is None:
                 raise Rejected("no_price", "no price covers this message on its day")
             kind, quantity, messages = event.tariff.kind, pu * event.units, event.units
-        is_late = on < account.open_from
-        counts_on = account.open_from if is_late else on
+        is_late = on < counts_on
         identity = Identity(
             event, event.content, arrival.place, "applied", event.at, event.product,
             kind, quantity, messages, counts_on, is_late, is_countable=True,
@@ -289,9 +296,8 @@ class Intake:
         return Outcome(arrival, "applied", is_late=is_late)
 
     def _read(self, account: Account, arrival: Arrival, event: Reading) -> Outcome:
-        on = account.day_of(event.at)
-        is_late = on < account.open_from
-        counts_on = account.open_from if is_late else on
+        on, counts_on = self._days(account, event)
+        is_late = on < counts_on
         identity = Identity(
             event, event.content, arrival.place, "applied", event.at, event.product,
             quantity=event.level, counts_on=counts_on, is_late=is_late,
@@ -503,8 +509,6 @@ class Intake:
         today = account.settled_on
         assert today is not None
         books = account.books[product]
-        if books.dirty_from is not None or books.poured_through != today:
-            account.is_due_known = False
         entries = settlement.settle(
             account, self.catalog, product, today=today, original_on=original_on
         )
@@ -540,11 +544,13 @@ def due_at(account: Account, catalog: Catalog) -> int | None:
     """Say at which instant something happens to a channel that nobody asks for; closing apart."""
     today = account.settled_on
     assert today is not None
-    if account.is_due_known and account.due_at is not None:
-        # More usage of the newest day can only bring levels that carry over into the next cycle.
-        following = first_instant(account.cycle_after(today), account.time_zone)
-        if account.due_at <= following:
+    if account.is_due_known:
+        # More usage up to today can only bring levels that carry over into the next cycle.
+        on = account.cycle_after(today)
+        following = first_instant(on, account.time_zone)
+        if account.due_at is not None and account.due_at <= following:
             return account.due_at
+        return following if _is_level_in_force(account, on) else account.due_at
     account.is_due_known = True
     days = [day for day in _days_ahead(account, catalog, today) if day > today]
     return first_instant(min(days), account.time_zone) if days else None
@@ -555,9 +561,9 @@ def _days_ahead(account: Account, catalog: Catalog, today: date) -> Iterator[dat
     if act_on is not None:
         yield act_on
     following = account.cycle_after(today)
+    if _is_level_in_force(account, following):
+        yield following
     for books in account.books.values():
-        if isinstance(books.tallies, Readings) and books.tallies.in_force(following):
-            yield following
         if isinstance(books.tallies, Counts):
             yield from books.tallies.by_day
         else:
@@ -567,3 +573,10 @@ def _days_ahead(account: Account, catalog: Catalog, today: date) -> Iterator[dat
             yield from lot.starts
     for settings in account.values.values():
         yield from (setting.on for setting in settings)
+
+
+def _is_level_in_force(account: Account, on: date) -> bool:
+    return any(
+        isinstance(books.tallies, Readings) and books.tallies.in_force(on)
+        for books in account.books.values()
+    )

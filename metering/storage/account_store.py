@@ -235,6 +235,7 @@ def _account(row: Any) -> Account:
         row["entries"],
         row["notices"],
         row["due_at"],
+        is_due_known=True,
         settled_on=row["settled_on"],
     )
 

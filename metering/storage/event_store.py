@@ -50,6 +50,11 @@ WHERE NOT EXISTS (
 _MET_COMMANDS = """
 SELECT c.* FROM arrived a JOIN command c ON c.channel = a.channel AND c.digest = a.digest
 """
+# Where there are few commands, one pass over what arrived finds them all: to look each event up
+# among the commands took a seventh of PostgreSQL's time.
+_MET_FEW_COMMANDS = """
+SELECT c.* FROM command c JOIN arrived a USING (channel, digest) WHERE c.channel = ANY ($1)
+"""
 _FIND = """
 SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)
 JOIN event e USING (channel, digest)
@@ -188,12 +193,18 @@ async def drop_months(driver: Any, *, oldest_kept: int) -> int:
     return int(await driver.fetchval("SELECT drop_months($1)", oldest_kept))
 
 
-async def met_before(driver: Any, months: Collection[int]) -> dict[Key, Identity]:
+async def met_before(
+    driver: Any, months: Collection[int], *, have_few_commands: Collection[str]
+) -> dict[Key, Identity]:
     """Find the identities of this batch that other records hold, in any of these months or by a
-    command.
+    command: by one of these channels, if they are named, which must be all that it is about.
     """
-    found = await driver.fetch(_MET, sorted(months))
-    commands = await driver.fetch(_MET_COMMANDS)
+    found = await driver.fetch(_MET, sorted(months)) if months else []
+    if have_few_commands:
+        async with database.hash_joins(driver):
+            commands = await driver.fetch(_MET_FEW_COMMANDS, sorted(have_few_commands))
+    else:
+        commands = await driver.fetch(_MET_COMMANDS)
     return {**_identities(found), **_command_identities(commands)}
 
 

@@ -10,7 +10,7 @@ from metering import account_cache, meter
 from metering.catalog import shipped_catalog
 from metering.storage import account_store
 from metering.storage.database import driver_of, transaction
-from tests.builders import contacts, purchased, registered, workflow
+from tests.builders import arriving, contacts, purchased, registered, workflow
 from tests.replaying import Reader, fresh_books
 
 CHANNELS = [f"c-{number}" for number in range(6)]
@@ -78,3 +78,19 @@ async def test_an_account_that_is_loaded_is_left_as_it_was_saved(fresh_database_
         assert {on: day.fills for on, day in books.days.items()} == {
             on: day.fills for on, day in saved.books[product].days.items() if day.fills
         }
+
+
+@pytest.mark.parametrize("ahead", [workflow, contacts])
+async def test_use_of_the_day_ahead_is_due_when_that_day_begins(ahead, fresh_database_url):
+    minutes_before = instant_from("2024-01-20T14:55:00Z")  # The channel's midnight is at 15:00.
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await reader.read([registered("2024-01-02"), contacts("2024-01-03", 1)], now=minutes_before)
+        await reader.read([workflow("2024-01-04", 1)], now=minutes_before)
+
+        early = arriving(ahead("2024-01-21T00:02:00+09:00", 3), "2024-01-20T14:55:00Z")
+        await reader.read([early], now=minutes_before)
+
+        assert await reader.settle(minutes_before) == 0
+        assert await reader.settle(instant_from("2024-01-20T15:00:00Z")) == 1

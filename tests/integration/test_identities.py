@@ -42,10 +42,15 @@ async def test_a_resend_with_a_time_of_another_month_is_a_conflict_and_leaves_no
 
 
 @pytest.mark.usefixtures("lines_a_transaction")
-async def test_an_event_with_the_identity_of_a_command_is_a_conflict(database_url):
+@pytest.mark.parametrize("other_commands", [0, 9])
+async def test_an_event_with_the_identity_of_a_command_is_a_conflict(other_commands, database_url):
     command = registered("2024-01-10", event_id="one")
+    others = [
+        line("billing.commands", "limit.set", "2024-01-11", {"product": "workflow", "limit": 5})
+        for _ in range(other_commands)
+    ]
 
-    books = await books_of([command, used("2024-01-12", "one")], database_url)
+    books = await books_of([command, *others, used("2024-01-12", "one")], database_url)
 
     assert books.document["outcomes"]["rejected"] == {"conflict": 1}
     assert books.differences == []
