@@ -35,6 +35,10 @@ class Window:
     taken: int = 0  # Taken from its quota by any window.
 
 
+# Most months of most lots are still to come: they share this one, which nothing is booked on.
+UNTOUCHED = Window()
+
+
 @dataclass(slots=True)
 class Lot:
     """One purchase, as it stands in the books. Its flag of renewal is a value of the account."""
@@ -63,7 +67,7 @@ class Lot:
         self.starts = window_starts(self.starts_on)
         self.quotas = quotas_of(self.product)
         if not self.windows:
-            self.windows = [Window() for _ in range(self.quotas)]
+            self.windows = [UNTOUCHED] * self.quotas
             self.changed = frozenset(range(self.quotas))
 
     @property
@@ -99,6 +103,12 @@ class Lot:
     def maximum(self) -> int:
         """The most that a window may give."""
         return self.quota * 2 if self.product.is_windowed else self.quota
+
+    def window_to_book(self, number: int) -> Window:
+        """Give one of its windows of its own, which may be moved on."""
+        if self.windows[number] is UNTOUCHED:
+            self.windows[number] = Window()
+        return self.windows[number]
 
     def is_valid(self, day: date) -> bool:
         """Say whether usage of a day may be poured into it."""

@@ -141,7 +141,7 @@ def book(account: Account, entries: Iterable[Entry]) -> None:
             lot.expired += entry.quantity
             continue
         account.unsaved.windows |= {name}
-        giving, lending = lot.windows[window], lot.windows[quota]
+        giving, lending = lot.window_to_book(window), lot.window_to_book(quota)
         setattr(giving, source, getattr(giving, source) + entry.quantity)
         lending.taken += entry.quantity
         if quota > window:

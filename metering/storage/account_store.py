@@ -18,7 +18,7 @@ from metering.accounts import (
     Standing,
 )
 from metering.catalog import PRODUCTS
-from metering.lots import NO_WINDOWS, Burn, Lot, Window, quotas_of
+from metering.lots import NO_WINDOWS, UNTOUCHED, Burn, Lot, Window, quotas_of
 from metering.periods import ONE_DAY
 from metering.storage import database
 from metering.storage.tables import level, lot, lot_window, reading, reservation, setting, tally
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from datetime import date
 
     from metering.catalog import Catalog
+
+# How days that were loaded stood is found when they are poured again.
+_UNKNOWN = Standing(0, 0, 0)
 
 _REMEMBER = """
 INSERT INTO channel (channel) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING
@@ -260,7 +263,7 @@ def _lot(row: Any, windows: dict[int, Window]) -> Lot:
         row["has_ended"],
         row["expiring_told"],
         row["expired"],
-        [windows.get(number) or Window() for number in range(quotas_of(product))],
+        [windows.get(number, UNTOUCHED) for number in range(quotas_of(product))],
     )
 
 
@@ -269,10 +272,10 @@ def _tallies(account: Account, product: str) -> Counts | Readings:
 
 
 def _booked_day(account: Account, product: str, on: date) -> DayPour:
-    nothing = Standing(0, 0, 0)
-    return account.books_of(product).days.setdefault(
-        on, DayPour(on, account.cycle_on(on), {}, nothing, nothing, 0, 0)
-    )
+    days = account.books_of(product).days
+    if on not in days:
+        days[on] = DayPour(on, account.cycle_on(on), {}, _UNKNOWN, _UNKNOWN, 0, 0)
+    return days[on]
 
 
 def _remember_notice(account: Account, row: Any) -> None:

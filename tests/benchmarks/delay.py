@@ -46,8 +46,9 @@ class Delays:
 
 
 async def measure(
-    stack: Stack, database: str, environ: dict[str, str], workload: Workload, *, seconds: float
-) -> Delays:
+    stack: Stack, database: str, environ: dict[str, str], workload: Workload, *, seconds: float,
+    members: int,
+) -> Delays:  # fmt: skip
     """Send a stream evenly, and see when each batch of it is covered by its position."""
     ticks = round(seconds / TICK_SECONDS)
     events = workload.spec.events
@@ -64,7 +65,7 @@ async def measure(
         ]
         gc.collect()
         gc.freeze()
-        async with product.reading(stack, database, environ) as (_, books):
+        async with product.reading(stack, database, environ, count=members) as (_, books):
             await asyncio.sleep(1)
             watch = Watch(books, workload.topics)
             began = time.monotonic()

@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from tests.benchmarks.stack import Stack
     from tests.benchmarks.workload import Manifest
 
+# One for each core, as docs/scale.md says: of two.
+MEMBERS = 2
+
 # Traffic of the history ends here, and what is measured after it begins, as parts of all days.
 HISTORY_ENDS = 0.9
+# A stream without a backlog is about the last half hour.
+STEADY_BEGINS = 0.99
 
 _BEGAN = time.monotonic()
 
@@ -39,7 +44,7 @@ class Scenario:
     mix: str = "all"
     is_skewed: bool = False
     duplicates_percent: int = 0
-    members: int = 1
+    members: int = MEMBERS
     history: int = 0  # Events that are in the books before. The line without comes with it.
 
     def spec(self, events: int) -> Spec:
@@ -193,12 +198,15 @@ class Bench:
         """Measure the delay of a steady stream to the channels of a backlog."""
         base = await self._base(scenario.channels, events)
         spec = replace(
-            scenario.spec(round(rate * seconds)), name=f"{self._stack.mark}.steady", seed=9
+            scenario.spec(round(rate * seconds)), name=f"{self._stack.mark}.steady", seed=9,
+            reach=(STEADY_BEGINS, 1.0),
         )
         workload = Workload(spec, base.population)
         async with self._stack.database("run", template=base.database) as name:
             environ = await self._environ(spec, base.population, name)
-            found = await delay.measure(self._stack, name, environ, workload, seconds=seconds)
+            found = await delay.measure(
+                self._stack, name, environ, workload, seconds=seconds, members=scenario.members
+            )
             await books.check(self._stack.url_of(name), environ, workload.manifest)
         say(
             f"  delay at {rate:,.0f} a second: p50 {found.p50:.3f} s, p99 {found.p99:.3f} s,"

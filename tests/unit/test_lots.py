@@ -21,7 +21,6 @@ def test_a_windowed_lot_holds_twelve_quotas():
 
     assert (lot.quotas, lot.bought, lot.pool) == (12, 24_000_000, 24_000_000)
     assert lot.windows == [Window()] * 12
-    assert len({id(window) for window in lot.windows}) == 12
 
 
 def test_a_recharge_holds_what_was_bought():
@@ -77,8 +76,8 @@ def test_a_refunded_lot_is_never_valid_and_holds_nothing():
 
 def test_what_was_taken_and_what_expired_is_missing_from_the_pool():
     lot = a_lot()
-    lot.windows[0].taken = 70_000
-    lot.windows[11].taken = 5_000
+    lot.window_to_book(0).taken = 70_000
+    lot.window_to_book(11).taken = 5_000
     lot.expired = 25_000
 
     assert lot.pool == 1_100_000
@@ -164,3 +163,13 @@ def test_a_new_lot_has_told_nothing_and_keeps_its_prices():
 
     assert (lot.has_started, lot.has_ended, lot.expiring_told, lot.expired) == (False, False, 0, 0)
     assert (lot.month_price, lot.price) == (1, 2)
+
+
+def test_what_is_booked_on_one_window_is_on_no_other():
+    booked, other = a_lot(), a_lot()
+
+    booked.window_to_book(3).own += 5
+    booked.window_to_book(3).taken += 5
+
+    assert [window.own for window in booked.windows] == [0, 0, 0, 5] + [0] * 8
+    assert other.windows == [Window()] * 12
