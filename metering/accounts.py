@@ -29,6 +29,8 @@ ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES = 5_000, 3_000, 1_400
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)
 
+NOTHING: frozenset[str] = frozenset()
+
 ValueName = Literal["plan", "billing_day", "trial_ends_on", "limit", "renew", "quantity"]
 Value = str | int | bool | None  # A date is kept as its ISO text, a limit and a quantity in units.
 
@@ -200,9 +202,9 @@ class Unsaved:
 
     settings: list[tuple[ValueName, str, Setting]] = field(default_factory=list)
     # Mostly empty, and then shared by all accounts.
-    lots: frozenset[str] = frozenset()
-    windows: frozenset[str] = frozenset()  # The lots whose windows changed.
-    reservations: frozenset[str] = frozenset()
+    lots: frozenset[str] = NOTHING
+    windows: frozenset[str] = NOTHING  # The lots whose windows changed.
+    reservations: frozenset[str] = NOTHING
 
 
 @dataclass(slots=True)

@@ -508,7 +508,6 @@ class Intake:
     ) -> None:
         today = account.settled_on
         assert today is not None
-        books = account.books[product]
         entries = settlement.settle(
             account, self.catalog, product, today=today, original_on=original_on
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from metering.accounts import (
+    NOTHING,
     Account,
     Books,
     DayPour,
@@ -16,6 +17,7 @@ from metering.accounts import (
     Reservation,
     Setting,
     Standing,
+    Unsaved,
 )
 from metering.catalog import PRODUCTS
 from metering.lots import NO_WINDOWS, UNTOUCHED, Burn, Lot, Window, quotas_of
@@ -135,7 +137,7 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
     await _load_booked(driver, accounts)
     for account in accounts.values():
         _lay_base(account)
-        account.unsaved = type(account.unsaved)()
+        account.unsaved = Unsaved()
     return accounts
 
 
@@ -338,9 +340,10 @@ class Changes:
 
     def take(self, account: Account) -> None:
         """Take what changed of an account: from then on it counts as written."""
-        self._take_decisions(account)
-        channel = account.channel
-        for name in account.unsaved.windows:
+        channel, unsaved = account.channel, account.unsaved
+        if unsaved.settings or unsaved.lots or unsaved.reservations:
+            self._take_decisions(account)
+        for name in unsaved.windows:
             held = account.lots[name]
             for number in sorted(held.changed):
                 window = held.windows[number]
@@ -350,14 +353,16 @@ class Changes:
                     window.taken,
                 ))  # fmt: skip
             held.changed = NO_WINDOWS
-        account.unsaved = type(account.unsaved)()
+        unsaved.windows = NOTHING
         for product, books in account.books.items():
             tallies = books.tallies
             if isinstance(tallies, Counts):
-                for (day, kind), total in tallies.changed.items():
-                    row = (channel, product, day, kind, total.quantity, total.messages)
-                    self.tallies.append(row)
-                tallies.changed.clear()
+                if tallies.changed:
+                    self.tallies += [
+                        (channel, product, day, kind, total.quantity, total.messages)
+                        for (day, kind), total in tallies.changed.items()
+                    ]
+                    tallies.changed.clear()
                 continue
             for (person, day), (peak, last) in tallies.changed.items():
                 last_at, last_level = last if last is not None else (None, None)
@@ -386,3 +391,4 @@ class Changes:
                 channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on,
                 made.state,
             ))  # fmt: skip
+        account.unsaved = Unsaved()

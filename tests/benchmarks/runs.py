@@ -198,7 +198,9 @@ class Bench:
         """Measure the delay of a steady stream to the channels of a backlog."""
         base = await self._base(scenario.channels, events)
         spec = replace(
-            scenario.spec(round(rate * seconds)), name=f"{self._stack.mark}.steady", seed=9,
+            scenario.spec(round(rate * seconds)),
+            name=f"{self._stack.mark}.steady",
+            seed=9,
             reach=(STEADY_BEGINS, 1.0),
         )
         workload = Workload(spec, base.population)

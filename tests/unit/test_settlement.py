@@ -1216,7 +1216,7 @@ SHARED = replace(
     st.sampled_from(("workflow", "pu", "mu")),
     st.sampled_from(("growth", "enterprise", "early_stage", "trial")),
 )
-def test_use_on_top_and_of_days_that_follow_fills_what_pouring_all_again_fills(uses, bought, product, plan):
+def test_use_on_top_and_of_days_that_follow_fills_the_same(uses, bought, product, plan):
     def made():
         lots = [
             a_lot(units, f"l-{number}", product=product, starts_on=START + starts * ONE_DAY)
