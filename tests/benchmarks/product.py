@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Nothing may hang for ever.
 STALLED_SECONDS = 180
 STOP_SECONDS = 60
+# When all leave at once the embedded broker takes one of them for the leader of their group for
+# ever; until one has taken over from the other.
+TAKING_OVER_SECONDS = 7
 # The watcher looks rarely while there is much to do, and often when the end is near.
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.01, 0.5
 
@@ -100,10 +103,11 @@ async def members(
     try:
         yield running
     finally:
-        for process in running:
+        for number, process in enumerate(running):
+            if number:
+                await asyncio.sleep(TAKING_OVER_SECONDS)
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-        for process in running:
             try:
                 await asyncio.wait_for(process.wait(), STOP_SECONDS)
             except TimeoutError:
