@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tests.benchmarks.stack import Stack
     from tests.benchmarks.workload import Workload
 
-TICK_SECONDS = 0.02
+# For so long a producer gathers what it sends at once (its linger). It counts as delay, for each
+# event in full.
+LINGER_SECONDS = 0.1
 LOOK_SECONDS = 0.01
 # Until then the member reads accounts that it has never seen.
 WARM_SECONDS = 3
@@ -50,7 +52,7 @@ async def measure(
     members: int,
 ) -> Delays:  # fmt: skip
     """Send a stream evenly, and see when each batch of it is covered by its position."""
-    ticks = round(seconds / TICK_SECONDS)
+    ticks = round(seconds / LINGER_SECONDS)
     events = workload.spec.events
     async with stack.producer() as producer:
         # All is made beforehand, so that the sender has little to do beside what is measured.
@@ -72,8 +74,8 @@ async def measure(
             looking = asyncio.create_task(watch.look(until=events))
             underway = []
             for number, batches in enumerate(made):
-                at = began + number * TICK_SECONDS
-                await asyncio.sleep(max(0, at - time.monotonic()))
+                at = began + number * LINGER_SECONDS
+                await asyncio.sleep(max(0, at + LINGER_SECONDS - time.monotonic()))
                 for batch, topic, partition in batches:
                     count = batch.record_count()
                     sent = await producer.send_batch(batch, topic, partition=partition)
