@@ -116,7 +116,7 @@ class Tip(NamedTuple):
     """The newest day that was poured, ready to take more usage on top."""
 
     on: date
-    pour: DayPour
+    pour: DayPour  # What is booked of it.
     state: PourState  # At the end of the day; moves on with what is poured on top.
     included: int | None  # What the plan of the day includes in the cycle.
     lots: Sequence[Lot]  # Those valid that day, in burn order …
@@ -153,7 +153,8 @@ class Books:
         # Usage of the newest day that is to be poured on top of it. Nothing else has changed.
         self.tip: Tip | None = None
         self.growth = 0
-        self.quiet = 0  # How much more usage of that day reaches no threshold.
+        # How much more usage of that day, and of days that begin as it ended, reaches no threshold.
+        self.quiet = 0
         self.unlooked_from: date | None = (
             None  # The first day that was poured since thresholds were looked at.
         )
@@ -389,10 +390,6 @@ class Account:
             found = tuple(sorted(day for day in days if self.open_from <= day <= today))
             books.fixed_days = (span, found)
         return books.fixed_days[1]
-
-    def is_fixed_day(self, product: str, day: date, today: date) -> bool:
-        """Say whether more than usage can happen on a day."""
-        return day in self.fixed_days(product, today)
 
     def days_of_values(self, *names: tuple[ValueName, str]) -> Iterator[date]:
         """List the days on which one of these values was set."""

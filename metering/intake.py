@@ -17,12 +17,12 @@ from metering.commands import Command, Register
 from metering.errors import Refused, Rejected
 from metering.events import Count, Reading, Void
 from metering.lifecycle import Happening
-from metering.periods import ONE_DAY, day_of, first_instant
+from metering.periods import ONE_DAY, day_of
 from metering.quantities import quantity_of
 from metering.tallies import Counts, Readings, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import date
 
     from metering.accounts import Account
@@ -261,7 +261,9 @@ class Intake:
         return self._decide(account, arrival, message)
 
     def _days(self, account: Account, event: Count | Reading) -> tuple[date, date]:
-        """Tell the day of an event, and the open day on which it counts."""
+        """Tell the day of an event, and the open day on which it counts. What comes ahead of its
+        day is due when that begins.
+        """
         on = account.day_of(event.at)
         if account.settled_on is None or on > account.settled_on:
             account.is_due_known = False
@@ -537,45 +539,3 @@ class Intake:
 
     def _tell(self, account: Account, happenings: Iterable[Happening], today: date) -> None:
         self.effects.happenings += [(account.channel, happening, today) for happening in happenings]
-
-
-def due_at(account: Account, catalog: Catalog) -> int | None:
-    """Say at which instant something happens to a channel that nobody asks for; closing apart."""
-    today = account.settled_on
-    assert today is not None
-    if account.is_due_known:
-        # More usage up to today can only bring levels that carry over into the next cycle.
-        on = account.cycle_after(today)
-        following = first_instant(on, account.time_zone)
-        if account.due_at is not None and account.due_at <= following:
-            return account.due_at
-        return following if _is_level_in_force(account, on) else account.due_at
-    account.is_due_known = True
-    days = [day for day in _days_ahead(account, catalog, today) if day > today]
-    return first_instant(min(days), account.time_zone) if days else None
-
-
-def _days_ahead(account: Account, catalog: Catalog, today: date) -> Iterator[date]:
-    act_on = lifecycle.next_act_on(account, catalog, today)
-    if act_on is not None:
-        yield act_on
-    following = account.cycle_after(today)
-    if _is_level_in_force(account, following):
-        yield following
-    for books in account.books.values():
-        if isinstance(books.tallies, Counts):
-            yield from books.tallies.by_day
-        else:
-            yield from (day for person in books.tallies.persons.values() for day in person.last)
-    for lot in account.lots.values():
-        if lot.product.is_windowed and not lot.is_refunded:
-            yield from lot.starts
-    for settings in account.values.values():
-        yield from (setting.on for setting in settings)
-
-
-def _is_level_in_force(account: Account, on: date) -> bool:
-    return any(
-        isinstance(books.tallies, Readings) and books.tallies.in_force(on)
-        for books in account.books.values()
-    )

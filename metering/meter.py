@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from asyncpg.exceptions import PostgresError
 from sqlalchemy.exc import DBAPIError
 
-from metering import claims, intake
+from metering import claims, due
 from metering.account_cache import AccountCache
 from metering.batches import Batch, Decode, Receipt, Record, Work
 from metering.errors import Rejected
@@ -272,7 +272,7 @@ class Meter:
             taking.accounts[channel] for channel in sorted(effects.touched & taking.accounts.keys())
         ]
         for account in touched:
-            account.due_at = intake.due_at(account, self._catalog)
+            account.due_at = due.due_at(account, self._catalog)
         await account_store.save(driver, self._catalog, touched)
         rejects = work.rejects()
         await ledger_store.keep_rejects(driver, rejects)

@@ -56,6 +56,7 @@ def settle(
     tip = books.tip if books.tip is not None and books.tip.on < after else None
     days = days_to_pour(account, books, product, after=after, today=today)
     usage = usage_of(account, books, today)
+    fixed_days = account.fixed_days(product, today)
     lots = account.open_lots_of(product)
     if tip is None:
         books.look_from(after)
@@ -64,7 +65,7 @@ def settle(
     for left, day in zip(range(len(days), 0, -1), days, strict=True):
         if left <= NEWEST_DAYS:
             books.newest.append((day, state.copy()))
-        if tip is None or account.is_fixed_day(product, day, today):
+        if tip is None or day in fixed_days:
             books.look_from(day)
             included = account.allowance_on(catalog, product, day).included
             cycle_on = account.cycle_on(day)

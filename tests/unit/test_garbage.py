@@ -1,8 +1,11 @@
-"""Reference cycles are let go before they are a million objects."""
+"""Reference cycles are let go before they are a million objects, and memory is given back."""
 
 import asyncio
 import gc
 import weakref
+from types import SimpleNamespace
+
+import pytest
 
 from consumer import service
 
@@ -13,35 +16,59 @@ class Cycle:
         self.held = bytearray(1_000)
 
 
-async def test_what_a_failure_left_behind_is_let_go_soon(monkeypatch):
-    monkeypatch.setattr(service, "GARBAGE_SECONDS", 0.01)
-    gc.collect()
-    gc.disable()
-    try:
-        seen = weakref.ref(Cycle())
-        assert seen() is not None
-        tidying = asyncio.create_task(service._look_for_new_garbage())
-        await asyncio.sleep(0.1)
-        tidying.cancel()
-        assert seen() is None
-    finally:
-        gc.enable()
-
-
-async def test_what_was_in_use_when_it_looked_is_let_go_in_time(monkeypatch):
+@pytest.fixture
+def tidied(monkeypatch):
+    """Tidy up for a while, with nothing that does so by itself."""
     monkeypatch.setattr(service, "GARBAGE_SECONDS", 0.01)
     monkeypatch.setattr(service, "GARBAGE_TURNS", 3)
-    gc.disable()
-    try:
-        used = Cycle()
-        gc.collect()
-        seen = weakref.ref(used)
-        del used
-        gc.collect(1)
-        assert seen() is not None
+
+    async def tidy():
         tidying = asyncio.create_task(service._look_for_new_garbage())
         await asyncio.sleep(0.3)
         tidying.cancel()
-        assert seen() is None
-    finally:
-        gc.enable()
+
+    gc.collect()
+    gc.disable()
+    yield tidy
+    gc.enable()
+
+
+async def test_what_a_failure_left_behind_is_let_go_soon(tidied, monkeypatch):
+    monkeypatch.setattr(service, "GARBAGE_TURNS", 10**9)
+    seen = weakref.ref(Cycle())
+    assert seen() is not None
+
+    await tidied()
+
+    assert seen() is None
+
+
+async def test_what_was_in_use_when_it_looked_is_let_go_in_time(tidied):
+    used = Cycle()
+    gc.collect()
+    seen = weakref.ref(used)
+    del used
+    gc.collect(1)
+    assert seen() is not None
+
+    await tidied()
+
+    assert seen() is None
+
+
+async def test_memory_that_nobody_uses_is_given_back(tidied, monkeypatch):
+    kept = []
+    monkeypatch.setattr(service.ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=kept.append))
+
+    await tidied()
+
+    assert set(kept) == {0}
+
+
+async def test_another_library_than_glibc_keeps_it(tidied, monkeypatch):
+    monkeypatch.setattr(service.ctypes, "CDLL", lambda _: SimpleNamespace())
+    used = weakref.ref(Cycle())
+
+    await tidied()
+
+    assert used() is None
