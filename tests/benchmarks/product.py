@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 # Nothing may hang for ever.
 STALLED_SECONDS = 180
 STOP_SECONDS = 60
-# When all leave at once the embedded broker takes one of them for the leader of their group for
-# ever; until one has taken over from the other.
-TAKING_OVER_SECONDS = 7
+TAKING_OVER_SECONDS_MAX = 15
 # The watcher looks rarely while there is much to do, and often when the end is near.
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.01, 0.5
 
@@ -103,16 +101,17 @@ async def members(
     try:
         yield running
     finally:
-        for number, process in enumerate(running):
-            if number:
-                await asyncio.sleep(TAKING_OVER_SECONDS)
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        await asyncio.gather(*map(_stop, running))
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 @contextlib.asynccontextmanager
@@ -130,8 +129,23 @@ async def reading(
                 patience.check(0)
                 await asyncio.sleep(LOOK_SECONDS_MIN)
             yield running, watcher
+            await _leave_one_by_one(running, watcher, topics)
     finally:
         await watcher.close()
+
+
+async def _leave_one_by_one(
+    running: list[asyncio.subprocess.Process], watcher: asyncpg.Connection, topics: list[str]
+) -> None:
+    """Stop all members but one, each when the others have taken over from the one before: when
+    all leave at once the embedded broker takes one of them for the leader of their group for ever,
+    and lets nobody in again.
+    """
+    for left in range(len(running) - 1, 0, -1):
+        await _stop(running[left])
+        async with asyncio.timeout(TAKING_OVER_SECONDS_MAX):
+            while (await watcher.fetchrow(_READ, topics))["members"] > left:
+                await asyncio.sleep(LOOK_SECONDS_MAX / 5)
 
 
 async def drain(
