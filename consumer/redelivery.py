@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from consumer.brokers import kafka_options
-from consumer.relay import CUT_OUT, OWN_HEADER, REQUEST_BYTES_MAX
+from consumer.posting import CUT_OUT, OWN_HEADER, REQUEST_BYTES_MAX
 from consumer.sending import producing
 from consumer.terminal import Stop
 
@@ -233,14 +233,18 @@ async def _send(producer: AIOKafkaProducer, letter: Letter) -> bool:
     # To the partition it came from, whoever chose that; one that is gone leaves it to the key.
     numbers = await producer.partitions_for(letter.topic)
     partition = letter.partition if letter.partition in numbers else None
+    headers = list(letter.headers)
     try:
-        await producer.send_and_wait(
-            letter.topic,
-            letter.value,
-            key=letter.key,
-            partition=partition,
-            headers=list(letter.headers),
-        )
+        if letter.key is None and letter.value is None:
+            # The client takes what has neither in a batch only.
+            batch = producer.create_batch()
+            batch.append(timestamp=None, key=None, value=None, headers=headers)
+            number = min(numbers) if partition is None else partition
+            await (await producer.send_batch(batch, letter.topic, partition=number))
+        else:
+            await producer.send_and_wait(
+                letter.topic, letter.value, key=letter.key, partition=partition, headers=headers
+            )
     except MessageSizeTooLargeError:
         return False
     return True

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError
 
-from consumer import metrics
+from consumer import metrics, posting
 from consumer.brokers import kafka_options
 from consumer.partitions import backoff_seconds
 from metering.errors import Unavailable, let_go
@@ -43,13 +43,6 @@ SHOW_SECONDS = 5
 SEND_SECONDS_MAX = 10
 
 STOP_SECONDS_MAX = 5
-
-# Larger than any sensible message: what a topic takes is for its own setting to say.
-REQUEST_BYTES_MAX = 16 << 20
-
-DETAIL_HEADER = "lotmeter-detail"
-OWN_HEADER = "lotmeter-"
-CUT_OUT = "was too large for this topic: cut out"
 
 log = structlog.get_logger()
 
@@ -121,7 +114,10 @@ class Relay:
     async def _producer(self) -> AsyncIterator[AIOKafkaProducer]:
         # A new one after each failure: nothing that was not answered is left in its buffers.
         producer = AIOKafkaProducer(
-            **kafka_options(self._settings), acks="all", max_request_size=REQUEST_BYTES_MAX
+            **kafka_options(self._settings),
+            acks="all",
+            max_batch_size=posting.BATCH_BYTES_MAX,
+            max_request_size=posting.REQUEST_BYTES_MAX,
         )
         try:
             await producer.start()
@@ -166,36 +162,26 @@ class Relay:
 
     async def _send(
         self, producer: AIOKafkaProducer, messages: Sequence[OutboxMessage]
-    ) -> dict[int, str | BaseException]:
-        """Send messages at the same time; returns what became of each, or why it was not sent."""
-        tasks = [asyncio.create_task(self._send_one(producer, message)) for message in messages]
+    ) -> posting.Results:
+        """Send messages to all topics at the same time; returns what became of each."""
+        results: posting.Results = {}
+        for_topics: dict[str, list[OutboxMessage]] = {}
+        for message in messages:
+            for_topics.setdefault(self._topics[message.destination], []).append(message)
+        tasks = [
+            asyncio.create_task(posting.post(producer, topic, own, results))
+            for topic, own in for_topics.items()
+        ]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=SEND_SECONDS_MAX)
             for task in late:
                 task.cancel()
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        return {message.number: result for message, result in zip(messages, found, strict=True)}
-
-    async def _send_one(self, producer: AIOKafkaProducer, message: OutboxMessage) -> str:
-        """Send a message; of one that is too large, what says why it is here."""
-        try:
-            await self._offer(producer, message)
-        except MessageSizeTooLargeError:
-            try:
-                await self._offer(producer, _without_value(message))
-            except MessageSizeTooLargeError:
-                await self._offer(producer, _without_original(message))
-            return "cut"
-        return "sent"
-
-    async def _offer(self, producer: AIOKafkaProducer, message: OutboxMessage) -> None:
-        answer = await producer.send(
-            self._topics[message.destination],
-            message.value,
-            key=message.key,
-            headers=list(message.headers),
-        )
-        await answer
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        for own, error in zip(for_topics.values(), errors, strict=True):
+            if error is not None:
+                for message in own:
+                    results.setdefault(message.number, error)
+        return results
 
     async def _show(self) -> None:
         """Tell how much waits, and how long. Counting reads all of it, so it is done rarely."""
@@ -210,17 +196,3 @@ class Relay:
             waiting = {row[0]: int(row[1]) for row in rows}
         for destination in self._topics:
             metrics.OUTBOX_BACKLOG.labels(destination).set(waiting.get(destination, 0))
-
-
-def _without_value(message: OutboxMessage) -> OutboxMessage:
-    cut = f"the value of {len(message.value or b'')} bytes {CUT_OUT}"
-    details = [value for name, value in message.headers if name == DETAIL_HEADER and value]
-    detail = b"; ".join([*details, cut.encode()])
-    others = tuple(header for header in message.headers if header[0] != DETAIL_HEADER)
-    return message._replace(value=None, headers=(*others, (DETAIL_HEADER, detail)))
-
-
-def _without_original(message: OutboxMessage) -> OutboxMessage:
-    cut = _without_value(message)
-    own = tuple(header for header in cut.headers if header[0].startswith(OWN_HEADER))
-    return cut._replace(key=None, headers=own)

@@ -8,8 +8,8 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from consumer.posting import CUT_OUT
 from consumer.redelivery import letter_of, plan_of
-from consumer.relay import CUT_OUT
 from metering.storage.reject_store import Choice
 from tests.running import (
     a_member,
@@ -140,6 +140,24 @@ async def test_redelivered_records_are_the_ones_that_were_rejected(service, brok
     # They are rejected for the same reasons, and nobody else was.
     reasons = await books.fetch("SELECT reason, count(*) FROM reject GROUP BY reason")
     assert dict(map(tuple, reasons)) == {"no_price": 6, "malformed": 4, "in_future": 2}
+
+
+async def test_a_record_with_neither_key_nor_value_goes_there_and_back(service, broker):
+    environ, books = service
+    *_, message = environ["LOTMETER_USAGE_TOPICS"].split(",")
+    async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
+        nothing = producer.create_batch()
+        nothing.append(timestamp=None, key=None, value=None)
+        await (await producer.send_batch(nothing, message, partition=0))
+
+    await until_read(books, 8)
+    await until(books, "SELECT count(*) FROM outbox", 0)
+    status, out, _ = await lotmeter(
+        environ, "redeliver", "--topic", message, "--reason", "malformed", "--yes", "--json"
+    )
+
+    assert (status, orjson.loads(out)["sent"]) == (0, 1)
+    await until_read(books, 9)
 
 
 async def test_a_repetition_sends_each_record_once_and_not_its_copies(service):

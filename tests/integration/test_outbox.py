@@ -3,31 +3,13 @@
 from contextlib import suppress
 
 import pytest_asyncio
-from aiokafka.errors import TopicAuthorizationFailedError
 
 from consumer.relay import NotSent, Relay
 from consumer.settings import Settings
 from metering.storage import outbox_store, schema
 from metering.storage.database import create_engine, driver_of, transaction
 from metering.storage.outbox_store import Draft
-
-
-class Producer:
-    """Takes everything but what is for dead topics."""
-
-    def __init__(self, *dead):
-        self.dead = set(dead)
-        self.sent = []
-
-    async def send(self, topic, value, **_):
-        if topic in self.dead:
-            raise TopicAuthorizationFailedError(topic)
-        self.sent.append((topic, value))
-
-        async def answered():
-            return None
-
-        return answered()
+from tests.producers import FakeProducer
 
 
 @pytest_asyncio.fixture
@@ -45,24 +27,24 @@ async def relay(fresh_database_url):
 
 
 async def test_a_dead_topic_with_a_long_queue_keeps_nothing_else_back(relay):
-    producer = Producer("usage.dead-letters")
+    producer = FakeProducer(refused=["usage.dead-letters"])
 
     for _ in range(3):
         with suppress(NotSent):
             await relay._send_some(producer)
 
-    assert producer.sent == [("billing.notices", b"n")]
+    assert producer.sent == [("billing.notices", None, b"n", [])]
 
 
 async def test_a_topic_that_came_back_gets_what_waited_in_its_order(relay, monkeypatch):
     monkeypatch.setattr("consumer.relay.backoff_seconds", lambda _: 0)
-    producer = Producer("usage.dead-letters")
+    producer = FakeProducer(refused=["usage.dead-letters"])
     with suppress(NotSent):
         await relay._send_some(producer)
-    producer.dead.clear()
+    producer.refused.clear()
 
     while await relay._send_some(producer):
         pass
 
-    letters = [value for topic, value in producer.sent if topic == "usage.dead-letters"]
+    letters = [value for topic, _, value, _ in producer.sent if topic == "usage.dead-letters"]
     assert letters == [b"%d" % n for n in range(25)]

@@ -3,37 +3,14 @@
 import asyncio
 
 import pytest
-from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from consumer import relay as relaying
-from consumer.relay import DETAIL_HEADER, Relay
+from consumer.posting import DETAIL_HEADER, REQUEST_BYTES_MAX
+from consumer.relay import Relay
 from consumer.settings import Settings
 from metering.storage.outbox_store import OutboxMessage
-
-
-class FakeProducer:
-    """Takes messages up to a size; some topics are dead, or never answer."""
-
-    def __init__(self, *, bytes_max=100, refused=(), silent=()):
-        self.bytes_max = bytes_max
-        self.refused = refused
-        self.silent = silent
-        self.sent = []
-
-    async def send(self, topic, value, *, key, headers):
-        answer = asyncio.get_running_loop().create_future()
-        size = len(value or b"") + sum(len(text or b"") for name, text in headers)
-        if topic in self.refused:
-            answer.set_exception(TopicAuthorizationFailedError(topic))
-        elif size > self.bytes_max:
-            # As a broker's answer; the client itself raises at once.
-            if size > 10 * self.bytes_max:
-                raise MessageSizeTooLargeError
-            answer.set_exception(MessageSizeTooLargeError())
-        elif topic not in self.silent:
-            self.sent.append((topic, key, value, headers))
-            answer.set_result(None)
-        return answer
+from tests.producers import FakeProducer
 
 
 @pytest.fixture
@@ -42,8 +19,8 @@ def relay():
     return Relay(None, settings=settings)
 
 
-def a_message(number=1, destination="notices", value=b"{}", headers=()):
-    return OutboxMessage(number, destination, b"c-1", value, headers)
+def a_message(number=1, key=b"c-1", *, destination="notices", value=b"{}", headers=()):
+    return OutboxMessage(number, destination, key, value, headers)
 
 
 def dead_letter(value, *headers):
@@ -58,8 +35,8 @@ async def test_each_message_goes_to_the_topic_of_its_destination(relay):
         producer,
         [
             a_message(1),
-            a_message(2, "statements"),
-            a_message(3, "dead_letters", headers=(("a", b"b"),)),
+            a_message(2, destination="statements"),
+            a_message(3, destination="dead_letters", headers=(("a", b"b"),)),
         ],
     )
 
@@ -71,7 +48,7 @@ async def test_each_message_goes_to_the_topic_of_its_destination(relay):
     ]
 
 
-@pytest.mark.parametrize("size", [101, 2_000])
+@pytest.mark.parametrize("size", [101, REQUEST_BYTES_MAX])
 async def test_a_message_that_is_too_large_goes_without_its_value_and_says_so(relay, size):
     producer = FakeProducer(bytes_max=150)
 
@@ -97,10 +74,37 @@ async def test_headers_of_the_original_go_too_if_they_are_what_is_too_large(rela
     assert sorted(dict(headers)) == [DETAIL_HEADER, "lotmeter-reason"]
 
 
+async def test_many_go_at_once_and_those_of_a_partition_in_their_order(relay):
+    producer = FakeProducer(room=3, partitions=2)
+    keys = [b"c-1", b"c-2", b"c-1", b"c-1", b"c-2", b"c-1"]
+
+    results = await relay._send(producer, [a_message(*each) for each in enumerate(keys)])
+
+    assert results == dict.fromkeys(range(6), "sent")
+    # Where the clients of Kafka look for them.
+    assert sorted(producer.batches) == [
+        (0, [b"c-2", b"c-2"]),
+        (1, [b"c-1"]),
+        (1, [b"c-1", b"c-1", b"c-1"]),
+    ]
+
+
+async def test_one_that_is_too_large_does_not_cost_those_beside_it_their_value(relay):
+    producer = FakeProducer(bytes_max=150)
+
+    results = await relay._send(
+        producer,
+        [a_message(1), a_message(2, value=b"x" * 200), a_message(3, value=b"y" * 140)],
+    )
+
+    assert results == {1: "sent", 2: "cut", 3: "sent"}
+    assert [value for _, _, value, _ in producer.sent] == [b"{}", None, b"y" * 140]
+
+
 async def test_a_topic_that_is_dead_keeps_only_its_own_messages_back(relay):
     producer = FakeProducer(refused=["usage.dead-letters"])
 
-    results = await relay._send(producer, [a_message(1, "dead_letters"), a_message(2)])
+    results = await relay._send(producer, [a_message(1, destination="dead_letters"), a_message(2)])
 
     assert isinstance(results[1], TopicAuthorizationFailedError)
     assert results[2] == "sent"
@@ -110,7 +114,7 @@ async def test_a_topic_that_does_not_answer_is_not_waited_for(relay, monkeypatch
     monkeypatch.setattr(relaying, "SEND_SECONDS_MAX", 0.05)
     producer = FakeProducer(silent=["billing.statements"])
 
-    results = await relay._send(producer, [a_message(1, "statements"), a_message(2)])
+    results = await relay._send(producer, [a_message(1, destination="statements"), a_message(2)])
 
     assert isinstance(results[1], asyncio.CancelledError)
     assert results[2] == "sent"
