@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 MEANINGS_MAX = 20_000
 MEANT_BYTES_MAX = 200
 
-# A time is a minute and what follows it; both come again and again.
-MINUTES_MAX, SECONDS_MAX = 10_000, 100_000
-_MINUTE_LENGTH = len("2024-01-01T00:00:")
+# A time is put together from parts that come again and again: tables so small that the processor
+# keeps them at hand. With all seconds and their thousandths in one table it took twice as long.
+PARTS_MAX = 10_000
+_SECOND, _FRACTION, _END = len("2024-01-01T00:00:"), len("2024-01-01T00:00:00"), 23
+_SECONDS = {f"{second:02}": 1_000_000 * second for second in range(60)}
+_THOUSANDTHS = {f".{thousandth:03}": 1_000 * thousandth for thousandth in range(1_000)}
 # Far enough within the calendar for any offset.
 _USUAL_INSTANTS = range(100 * 366 * 86_400 * 1_000_000)
 
@@ -94,28 +97,39 @@ def _meaning_in(message: Count | Reading) -> Meaning:
 
 
 class _Instants:
-    """Reads times by the two halves that they have in common with others."""
+    """Reads times by their parts: `2026-11-28T09:30:` `15` `.250` `Z`, or `.250` `118+09:00`."""
 
     def __init__(self) -> None:
         self._minutes: dict[str, int] = {}
-        self._seconds: dict[str, int] = {}
+        self._zones: dict[str, int] = {}  # Behind a whole second …
+        self._ends: dict[str, int] = {}  # … and behind a thousandth, with more digits or without.
 
     def of(self, text: str) -> int | None:
         """Read an RFC 3339 time; None where it is none, or an unusual one."""
-        minute, second = text[:_MINUTE_LENGTH], text[_MINUTE_LENGTH:]
         try:
-            return self._minutes[minute] + self._seconds[second]
+            second = self._minutes[text[:_SECOND]] + _SECONDS[text[_SECOND:_FRACTION]]
+            if text[_FRACTION:_END] in _THOUSANDTHS:
+                return second + _THOUSANDTHS[text[_FRACTION:_END]] + self._ends[text[_END:]]
+            return second + self._zones[text[_FRACTION:]]
         except KeyError:
-            return self._learn(text, minute, second)
+            return self._learn(text)
 
-    def _learn(self, text: str, minute: str, second: str) -> int | None:
+    def _learn(self, text: str) -> int | None:
+        minute = text[:_SECOND]
         instant, begins = instant_from(text), instant_from(minute + "00Z")
         if instant is None or begins is None or begins not in _USUAL_INSTANTS:
             return None
-        if len(self._minutes) >= MINUTES_MAX:
-            self._minutes.clear()
-        if len(self._seconds) >= SECONDS_MAX:
-            self._seconds.clear()
-        self._minutes[minute] = begins
-        self._seconds[second] = instant - begins
+        rest = instant - begins - _SECONDS[text[_SECOND:_FRACTION]]
+        thousandth = _THOUSANDTHS.get(text[_FRACTION:_END])
+        _remember(self._minutes, minute, begins)
+        if thousandth is None:
+            _remember(self._zones, text[_FRACTION:], rest)
+        else:
+            _remember(self._ends, text[_END:], rest - thousandth)
         return instant
+
+
+def _remember(known: dict[str, int], part: str, value: int) -> None:
+    if len(known) >= PARTS_MAX:
+        known.clear()
+    known[part] = value

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from consumer.decoding import Vocabulary, decode
-from consumer.readers import decoder_for
+from consumer.envelopes import instant_from
+from consumer.readers import _Instants, decoder_for
 from metering.catalog import shipped_catalog
 from metering.errors import Rejected
 
@@ -168,3 +169,21 @@ def test_bytes_that_are_changed_anywhere_are_read_alike(read):
             else:
                 value[place : place + draw.randrange(3)] = draw.choice(pieces)
         assert_read_alike(read, "usage.mu", bytes(value))
+
+
+def test_a_time_is_read_alike_whatever_parts_it_is_put_together_from():
+    draw = random.Random(7)
+    known = _Instants()
+    days = ["2026-02-28T09:30:", "2026-02-30T09:30:", "2024-02-29t23:59:", "0001-01-01T00:00:"]
+    seconds = ["00", "59", "60", "1", "x1"]
+    fractions = ["", ".5", ".123", ".123456", ".999999999", "."]
+    zones = ["Z", "z", "+09:00", "-03:30", "+09:61", "", "456Z", " Z"]
+    read = 0
+    for _ in range(20_000):
+        parts = [draw.choice(each) for each in (days, seconds, fractions, zones)]
+
+        instant = known.of("".join(parts))
+
+        assert instant == instant_from("".join(parts)), parts
+        read += instant is not None
+    assert read > 1_000
