@@ -194,7 +194,9 @@ class Loop:
             except Rejected as rejected:
                 # Its traceback would keep everything that was read along with it.
                 found = rejected.with_traceback(None)
-            clock = min(now, max(earliest, record.timestamp * 1_000))
+            clock = record.timestamp * 1_000
+            if not earliest <= clock <= now:
+                clock = min(now, max(earliest, clock))
             place = Place(number, record.offset)
             records.append(Record(place, clock, topic, record.key, record.value, headers, found))
         return records

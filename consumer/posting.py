@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiokafka.errors import MessageSizeTooLargeError
@@ -39,9 +40,11 @@ async def post(
     it as soon as that is known.
     """
     partitions = sorted(await producer.partitions_for(topic))
+    # Most keys come more than once, and to choose is most of the work.
+    choose = cache(partial(_choose, all_partitions=partitions, available=partitions))
     by_partition: dict[int, deque[OutboxMessage]] = defaultdict(deque)
     for message in messages:
-        by_partition[_choose(message.key, partitions, partitions)].append(message)
+        by_partition[choose(message.key)].append(message)
     await asyncio.gather(
         *[
             _post_in_order(_Address(producer, topic, partition), own, results)

@@ -102,6 +102,7 @@ class Work:
         self.taking: Intake | None = None
         self.readable: list[Record] = []  # Events and commands that come in time, or nearly …
         self.unreadable: list[Record] = []  # … and what was rejected before it came here.
+        self.claims: list[EventRow | None] = []  # What each readable record claims, if anything.
         self.rows: dict[Key, EventRow] = {}
         self.claimants: dict[Key, int] = {}  # Which readable record claims each event.
         self.commands: dict[Key, tuple[Command, Place]] = {}
@@ -126,13 +127,9 @@ class Work:
         assert self.taking is not None
         return self.taking
 
-    def is_plain(self, index: int, key: Key) -> bool:
-        """Say whether a readable record is an event that is certainly new: nearly all are."""
-        return (
-            self.claimants.get(key) == index
-            and key not in self.intake.identities
-            and key not in self.not_claimed
-        )
+    def met(self) -> set[Key]:
+        """List the events of this batch of which something was known before: mostly none."""
+        return (self.rows.keys() & self.intake.identities.keys()) | self.not_claimed
 
     def recall(self, key: Key, *, before: int) -> None:
         """Make an event known by its identity that came before in this batch and was counted

@@ -4,6 +4,7 @@ the end.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from metering.batches import Record
@@ -39,6 +40,7 @@ def sort_out(work: Work, catalog: Catalog) -> None:
             continue
         index = len(work.readable)
         work.readable.append(record)
+        work.claims.append(None)
         at, is_command = message.at, isinstance(message, Command)
         if at > record.clock + rules.ahead or (
             at < record.clock - rules.horizon and not is_command
@@ -52,7 +54,7 @@ def sort_out(work: Work, catalog: Catalog) -> None:
         if isinstance(message, Command):
             work.commands[key] = (message, record.place)
         else:
-            row = rows[key] = row_for(message, record.place)
+            row = rows[key] = work.claims[index] = row_for(message, record.place)
             claimants[key] = index
             work.months.add(row[2])
 
@@ -75,7 +77,6 @@ async def look_up(
     done by then.
     """
     taking = work.intake
-    own = set(work.rows) | set(work.commands)
     targets = {
         (record.found.channel, record.found.target)
         for record in work.readable
@@ -107,14 +108,22 @@ async def look_up(
         if isinstance(message.order, Register)
     }
     put_waiting(
-        decode, work, await parked_store.find(driver, own | targets, registering=registering)
+        decode,
+        work,
+        await parked_store.find(
+            driver,
+            work.concerned | {channel for channel, _ in targets},
+            chain(work.rows, work.commands, targets),
+            registering=registering,
+        ),
     )
 
 
 def _live_months(rules: Rules, records: Sequence[Record]) -> range:
     """Tell in which months an event may stand whose identity these records could share."""
-    first = event_store.month_of(min([record.clock for record in records]) - rules.horizon)
-    last = event_store.month_of(max([record.clock for record in records]) + rules.ahead)
+    clocks = [record.clock for record in records]
+    first = event_store.month_of(min(clocks) - rules.horizon)
+    last = event_store.month_of(max(clocks) + rules.ahead)
     return range(first, last + 1)
 
 

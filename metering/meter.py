@@ -235,23 +235,24 @@ class Meter:
             for account in accounts.values():
                 if taking.is_behind(account):
                     taking.catch_up(account.channel, 0)
-        is_batch = not taking.follows_records
-        for index, record in enumerate(work.readable):
+        is_batch, met = not taking.follows_records, work.met()
+        for index, (record, row) in enumerate(zip(work.readable, work.claims, strict=True)):
             message = record.found
             assert not isinstance(message, Rejected)
-            key = (message.channel, message.digest)
             if (
-                is_batch
-                and work.is_plain(index, key)
-                and taking.take_plain(message, work.rows[key])
+                row is not None
+                and is_batch
+                and not (met and row[:2] in met)
+                and taking.take_plain(message, row)
             ):
                 continue
+            key = (message.channel, message.digest)
             # A copy, or a void, asks what is known of an event of this very batch.
             work.recall(key, before=index)
             if isinstance(message, Void):
                 work.recall((message.channel, message.target), before=index)
             # Only by the record that claims it: another one of this name may be rejected.
-            if work.claimants.get(key) == index:
+            if row is not None:
                 work.special.add(key)
             if not is_batch:
                 # With clocks of their own, what is due by a record's clock happens before it.

@@ -53,20 +53,21 @@ class Waiting(NamedTuple):
 
 async def find(
     driver: Any,
-    keys: Collection[tuple[str, bytes]],
+    channels: Collection[str],
+    keys: Iterable[tuple[str, bytes]],
     *,
     registering: set[str],
 ) -> list[Waiting]:
-    """Find what waits under these identities or for them, and all that waits for channels that
-    register.
+    """Find what waits under these identities of these channels or for them, and all that waits for
+    channels that register.
     """
-    rows = await driver.fetch(_CONCERNED, sorted({channel for channel, _ in keys}))
+    rows = await driver.fetch(_CONCERNED, sorted(channels))
     concerned = {row["channel"] for row in rows}
     if not concerned:
         return []
-    wanted = sorted(key for key in keys if key[0] in concerned)
-    channels, digests = zip(*wanted, strict=True)
-    return _waiting(await driver.fetch(_FIND, sorted(registering & concerned), channels, digests))
+    wanted = sorted({key for key in keys if key[0] in concerned})
+    named, digests = zip(*wanted, strict=True)
+    return _waiting(await driver.fetch(_FIND, sorted(registering & concerned), named, digests))
 
 
 async def find_overdue(
