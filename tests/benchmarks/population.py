@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-PARTITIONS = 8
+PARTITIONS = 32
 
 # Previous cycles stay open while a benchmark runs, so that a lot can be in its second window and
 # give carried units.

@@ -29,6 +29,8 @@ MEMBERS = 2
 
 # Traffic of the history ends here, and what is measured after it begins, as parts of all days.
 HISTORY_ENDS = 0.9
+# Lots are for a month: a backlog of few events of each channel ends few of them.
+EVENTS_EACH_MIN = 64
 # A stream without a backlog is about the last half hour.
 STEADY_BEGINS = 0.99
 
@@ -235,7 +237,7 @@ class Bench:
         """Give channels with lots for so many events; those with lots of about the same size are
         made once.
         """
-        key = channels, max(1, events // channels).bit_length()
+        key = channels, max(EVENTS_EACH_MIN, events // channels).bit_length()
         if key not in self._bases:
             population = Population(
                 channels, events_each=2 ** (key[1] - 1), now=self._now, mark=self._stack.mark
