@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 FENCED_SECONDS_MAX = 1
 
-# All accounts of a batch are in memory at once, some 40 KiB each.
-BATCH_CHANNELS_MAX = 1_500
+# A transaction with more would take longer than some seconds, and others wait for its channels.
+BATCH_CHANNELS_MAX = 5_000
 
 # Headers of dead letters that are sent through again begin with it.
 OWN_HEADER = "lotmeter-"

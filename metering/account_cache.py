@@ -38,6 +38,11 @@ class AccountCache:
         """What they take, roughly."""
         return self._bytes
 
+    @property
+    def room(self) -> int:
+        """How many bytes more there is room for."""
+        return BYTES_MAX - self._bytes
+
     def take(self, channel: str, version: int) -> Account | None:
         """Take an account out to work on it; None if it is not here, or was changed elsewhere."""
         kept = self._kept.pop(channel, None)

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from metering.errors import Rejected
 from metering.events import Count, Reading
 from metering.intake import Identity, Place
-from metering.storage import ledger_store, parked_store
+from metering.storage import account_store, ledger_store, parked_store
 from metering.storage.outbox_store import Draft, Headers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from metering.accounts import Account
+    from metering.catalog import Catalog
     from metering.commands import Command
     from metering.intake import Intake, Message, Parked
     from metering.storage.event_store import EventRow, Key
@@ -95,7 +98,9 @@ class Decode(Protocol):
 class Work:
     """One batch at work, between its records and the database."""
 
-    def __init__(self, records: Sequence[Record], slices: Sequence[Slice]) -> None:
+    def __init__(
+        self, catalog: Catalog, records: Sequence[Record], slices: Sequence[Slice]
+    ) -> None:
         self.records = records
         self.slices = slices
         self._are_placed = False
@@ -114,7 +119,15 @@ class Work:
         # Events of this batch that could not be counted without more ado.
         self.special: set[Key] = set()
         self.remembered: set[str] = set()  # Channels that got a row with this batch.
-        self.loaded: set[str] = set()  # Channels whose accounts were not in memory.
+        self.commands_before = 0  # How many commands its channels had.
+        self.in_memory: set[str] = set()  # Channels whose accounts were there before.
+        self._aside: dict[str, Account] = {}  # Accounts of other groups that stay in memory.
+        self._aside_bytes = 0
+        # What is to be written of accounts, and told; they themselves may be gone by then.
+        self.ledger = ledger_store.Ledger()
+        self.changes = account_store.Changes(catalog)
+        self.drafts: list[Draft] = []
+        self._receipt = Receipt()
         self.originals: dict[Place, Record] = {}  # Of records that waited.
         self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
         # The number of a partition in its topic, and the topic, by the number in the books.
@@ -126,6 +139,55 @@ class Work:
         """The batch at work, once its transaction has begun."""
         assert self.taking is not None
         return self.taking
+
+    def groups(self, channels_max: int) -> Iterator[tuple[set[str], Sequence[int]]]:
+        """Group the readable records by channel, so many channels at a time; gives the places of
+        each group in their order.
+
+        Channels have nothing to do with each other, so their order among each other does not
+        matter. Only with clocks of their own, all records stay in theirs.
+        """
+        if len(self.concerned) <= channels_max or self.intake.follows_records:
+            yield self.concerned, range(len(self.readable))
+            return
+        numbers: dict[str, int] = {}
+        groups: list[list[int]] = []
+        for place, record in enumerate(self.readable):
+            assert not isinstance(record.found, Rejected)
+            group = numbers.setdefault(record.found.channel, len(numbers)) // channels_max
+            if group == len(groups):
+                groups.append([])
+            groups[group].append(place)
+        for group, places in enumerate(groups):
+            first = group * channels_max
+            yield set(islice(numbers, first, first + channels_max)), places
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """The accounts of this batch that are still in memory."""
+        return self._aside | self.intake.accounts
+
+    def set_accounts_aside(self, room: int) -> None:
+        """Make room for the accounts of another group; those that were in memory before stay, and
+        of the others as many as there is room for.
+        """
+        for channel, account in self.intake.accounts.items():
+            size = account.bytes_held
+            if channel in self.in_memory or self._aside_bytes + size <= room:
+                self._aside[channel] = account
+                self._aside_bytes += size
+        self.intake.accounts.clear()
+
+    def sum_up(self) -> None:
+        """Sum up what was noted of the accounts at work, and let go of it."""
+        receipt, effects = self._receipt, self.intake.effects
+        for _, entry, _ in effects.entries:
+            side = receipt.booked if entry.quantity > 0 else receipt.returned
+            side[entry.product, entry.fill.source] += abs(entry.quantity)
+        for _, happening, _ in effects.happenings:
+            receipt.notices[happening.kind] += 1
+        for noted in (effects.entries, effects.happenings, effects.closings, effects.touched):
+            noted.clear()
 
     def met(self) -> set[Key]:
         """List the events of this batch of which something was known before: mostly none."""
@@ -249,7 +311,7 @@ class Work:
 
     def receipt(self) -> Receipt:
         """Sum up the batch."""
-        receipt, effects = Receipt(), self.intake.effects
+        receipt, effects = self._receipt, self.intake.effects
         for part in self.slices:
             counts = self.counts[part.claim.number]
             for kind, records in counts.items():
@@ -261,11 +323,6 @@ class Work:
             receipt.late += outcome.is_late
             if outcome.was_parked:
                 receipt.taken_up[outcome.kind] += 1
-        for _, entry, _ in effects.entries:
-            side = receipt.booked if entry.quantity > 0 else receipt.returned
-            side[entry.product, entry.fill.source] += abs(entry.quantity)
-        for _, happening, _ in effects.happenings:
-            receipt.notices[happening.kind] += 1
         return receipt
 
     def _record_at(self, place: Place) -> Record:

@@ -89,8 +89,7 @@ async def look_up(
         if len(work.months) == 1 and work.events_claimed == len(work.rows):
             # All could be claimed, so none stands in their own month: half of the search.
             months -= work.months
-        commands = sum([account.sequence for account in taking.accounts.values()])
-        has_few = commands < len(work.rows) * FEW_COMMANDS_AN_EVENT
+        has_few = work.commands_before < len(work.rows) * FEW_COMMANDS_AN_EVENT
         taking.identities.update(
             await event_store.met_before(
                 driver, months, have_few_commands=work.concerned if has_few else ()

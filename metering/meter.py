@@ -46,6 +46,10 @@ __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt",
 # Names of channels that have a row.
 KNOWN_CHANNELS_MAX = 200_000
 
+# The accounts of so many channels of a batch are in memory at once, some 40 KiB each. More take no
+# longer: only with fewer what comes with each group shows.
+GROUP_CHANNELS_MAX = 1_000
+
 # Channels that are due are settled a few hundred at a time: the stream waits for less than a
 # second.
 DUE_CHANNELS_MAX = 300
@@ -118,7 +122,7 @@ class Meter:
             return await self._record(batch._replace(records=[alone]), now)
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
-        work = Work(batch.records, batch.slices)
+        work = Work(self._catalog, batch.records, batch.slices)
         claims.sort_out(work, self._catalog)
         await self._ensure_months(work.months)
         try:
@@ -131,9 +135,14 @@ class Meter:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
                 await claims.claim(driver, work)
-                await self._open_accounts(driver, work)
+                versions = await self._lock(driver, work)
                 await claims.look_up(driver, self._catalog.rules, self._decode, work)
-                self._take_in(work)
+                for channels, places in work.groups(GROUP_CHANNELS_MAX):
+                    work.set_accounts_aside(self._accounts.room)
+                    found = {name: versions[name] for name in channels & versions.keys()}
+                    await self._load_accounts(driver, work, found)
+                    self._take_in(work, places)
+                    self._note(work)
                 work.count()
                 await self._keep(driver, work)
                 await position_store.keep_account(driver, work.account_for())
@@ -154,7 +163,7 @@ class Meter:
 
         Cycles close up to `closing_clock`; without it, as far as every partition has been read.
         """
-        work = Work((), ())
+        work = Work(self._catalog, (), ())
         try:
             async with transaction(self._engine) as connection:
                 if closing_clock is None:
@@ -184,6 +193,7 @@ class Meter:
                     parked for kept in taking.parked.values() for parked in kept.values()
                 ]:
                     taking.expire(waiting, now)
+                self._note(work)
                 await self._keep(driver, work)
         except BaseException:
             self._forget(work)
@@ -212,11 +222,13 @@ class Meter:
                     await event_store.ensure_month(driver, month)
             self._months |= missing
 
-    async def _open_accounts(self, driver: Any, work: Work) -> None:
+    async def _lock(self, driver: Any, work: Work) -> Mapping[str, int]:
         unknown = work.concerned - self._known_channels
-        versions = await account_store.lock(driver, work.concerned, unknown=unknown)
+        versions, work.commands_before = await account_store.lock(
+            driver, work.concerned, unknown=unknown
+        )
         work.remembered = unknown
-        await self._load_accounts(driver, work, versions)
+        return versions
 
     async def _load_accounts(self, driver: Any, work: Work, versions: Mapping[str, int]) -> None:
         accounts = work.intake.accounts
@@ -224,19 +236,19 @@ class Meter:
             kept = self._accounts.take(channel, version)
             if kept is not None:
                 accounts[channel] = kept
-        loaded = await account_store.load(driver, versions.keys() - accounts.keys())
-        work.loaded.update(loaded)
-        accounts.update(loaded)
+                work.in_memory.add(channel)
+        accounts.update(await account_store.load(driver, versions.keys() - accounts.keys()))
 
-    def _take_in(self, work: Work) -> None:
-        """Take the records in, in the order in which they were read."""
+    def _take_in(self, work: Work, places: Sequence[int]) -> None:
+        """Take the records at some places in, in the order in which they were read."""
         taking, accounts = work.intake, work.intake.accounts
         if not taking.follows_records:
             for account in accounts.values():
                 if taking.is_behind(account):
                     taking.catch_up(account.channel, 0)
         is_batch, met = not taking.follows_records, work.met()
-        for index, (record, row) in enumerate(zip(work.readable, work.claims, strict=True)):
+        for index in places:
+            record, row = work.readable[index], work.claims[index]
             message = record.found
             assert not isinstance(message, Rejected)
             if (
@@ -261,42 +273,45 @@ class Meter:
         for channel in taking.effects.touched & accounts.keys():
             taking.settle(accounts[channel], None)
 
-    async def _keep(self, driver: Any, work: Work) -> None:
-        """Write what changed."""
-        taking, effects = work.intake, work.intake.effects
-        await claims.keep(driver, work)
-        await ledger_store.append(driver, taking.accounts, effects.entries)
-        await ledger_store.close_cycles(driver, effects.closings)
+    def _note(self, work: Work) -> None:
+        """Note what changed of the accounts at work: from then on they may be let go."""
+        accounts, effects = work.intake.accounts, work.intake.effects
         told = [(channel, happening) for channel, happening, _ in effects.happenings]
-        await ledger_store.issue(driver, taking.accounts, told)
-        touched = [
-            taking.accounts[channel] for channel in sorted(effects.touched & taking.accounts.keys())
-        ]
-        for account in touched:
+        work.ledger.append(accounts, effects.entries)
+        work.ledger.close(effects.closings)
+        work.ledger.issue(accounts, told)
+        for channel in sorted(effects.touched & accounts.keys()):
+            account = accounts[channel]
             account.due_at = due.due_at(account, self._catalog)
-        await account_store.save(driver, self._catalog, touched)
-        rejects = work.rejects()
-        await ledger_store.keep_rejects(driver, rejects)
-        zones = {channel: account.time_zone for channel, account in taking.accounts.items()}
-        drafts = [
-            outbox_store.draft_notice(zones[channel], channel, happening)
+            work.changes.take(account)
+        work.drafts += [
+            outbox_store.draft_notice(accounts[channel].time_zone, channel, happening)
             for channel, happening in told
         ]
-        drafts += [
-            outbox_store.draft_statement(zones[closing.channel], closing)
+        work.drafts += [
+            outbox_store.draft_statement(accounts[closing.channel].time_zone, closing)
             for closing in effects.closings
         ]
-        drafts += [work.dead_letter(reject) for reject in rejects]
-        await outbox_store.put(driver, drafts)
+        work.sum_up()
+
+    async def _keep(self, driver: Any, work: Work) -> None:
+        """Write what changed."""
+        await claims.keep(driver, work)
+        await work.ledger.write(driver)
+        await work.changes.write(driver)
+        rejects = work.rejects()
+        await ledger_store.keep_rejects(driver, rejects)
+        dead_letters = [work.dead_letter(reject) for reject in rejects]
+        await outbox_store.put(driver, [*work.drafts, *dead_letters])
 
     def _finish(self, work: Work) -> Receipt:
         """Keep the accounts for the next batch, now that it is certain how they stand."""
         self._known_channels |= work.remembered
         if len(self._known_channels) > KNOWN_CHANNELS_MAX:
             self._known_channels.clear()
-        self._accounts.put(work.intake.accounts, loaded=work.loaded)
+        self._accounts.put(work.accounts, loaded=work.accounts.keys() - work.in_memory)
         return work.receipt()
 
     def _forget(self, work: Work) -> None:
         if work.taking is not None:
-            self._accounts.forget(work.taking.accounts)
+            self._accounts.forget(work.accounts)

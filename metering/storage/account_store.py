@@ -39,7 +39,7 @@ _REMEMBER = """
 INSERT INTO channel (channel) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING
 """
 _LOCK = """
-SELECT channel, version, time_zone IS NOT NULL AS is_registered FROM channel
+SELECT channel, version, sequence, time_zone IS NOT NULL AS is_registered FROM channel
 WHERE channel = ANY ($1) ORDER BY channel FOR UPDATE
 """
 # Whoever looks at the same time looks past what is locked here; and as nobody is waited for, the
@@ -94,8 +94,9 @@ FROM unnest(
 
 async def lock(
     driver: Any, channels: Collection[str], *, unknown: Collection[str]
-) -> dict[str, int]:
-    """Lock channels until the transaction ends; returns the versions of those that are registered.
+) -> tuple[dict[str, int], int]:
+    """Lock channels until the transaction ends; returns the versions of those that are registered,
+    and how many commands they had in all.
 
     A channel that nobody saw before gets a row first: a registration and an event in two
     transactions would miss each other otherwise. Rows are locked in one fixed order, so that two
@@ -104,7 +105,8 @@ async def lock(
     if unknown:
         await driver.execute(_REMEMBER, sorted(unknown))
     rows = await driver.fetch(_LOCK, sorted(channels))
-    return {row["channel"]: row["version"] for row in rows if row["is_registered"]}
+    versions = {row["channel"]: row["version"] for row in rows if row["is_registered"]}
+    return versions, sum([row["sequence"] for row in rows if row["is_registered"]])
 
 
 async def lock_due(
@@ -199,33 +201,6 @@ async def _load_booked(driver: Any, accounts: Mapping[str, Account]) -> None:
 
 def _starts(accounts: Mapping[str, Account]) -> tuple[list[str], list[date]]:
     return list(accounts), [account.open_from for account in accounts.values()]
-
-
-async def save(driver: Any, catalog: Catalog, accounts: Sequence[Account]) -> None:
-    """Write back what changed of locked channels; each gets a new version."""
-    if not accounts:
-        return
-    for account in accounts:
-        account.version += 1
-    rows = [
-        (
-            account.channel, account.version, account.time_zone, account.registered_on,
-            account.first_cycle_on, account.open_from, account.settled_on, account.sequence,
-            account.entries, account.notices, account.due_at, account.closes_at(catalog),
-        )
-        for account in accounts
-    ]  # fmt: skip
-    await driver.execute(_SAVE, *zip(*rows, strict=True))
-    changes = Changes()
-    for account in accounts:
-        changes.take(account)
-    await database.insert(driver, setting, changes.settings)
-    await database.upsert(driver, lot, changes.lots)
-    await database.upsert(driver, lot_window, changes.windows)
-    await database.upsert(driver, reservation, changes.reservations)
-    await database.upsert(driver, tally, changes.tallies)
-    await database.upsert(driver, reading, changes.readings)
-    await database.upsert(driver, level, changes.levels)
 
 
 def _account(row: Any) -> Account:
@@ -327,27 +302,35 @@ def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
 
 
 class Changes:
-    """What changed of some accounts, as rows of their tables."""
+    """What changed of some locked accounts, as rows of their tables to be written at once."""
 
-    def __init__(self) -> None:
-        self.settings: list[tuple[object, ...]] = []
-        self.lots: list[tuple[object, ...]] = []
-        self.windows: list[tuple[object, ...]] = []
-        self.reservations: list[tuple[object, ...]] = []
-        self.tallies: list[tuple[object, ...]] = []
-        self.readings: list[tuple[object, ...]] = []
-        self.levels: list[tuple[object, ...]] = []
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._channels: list[tuple[object, ...]] = []
+        self._settings: list[tuple[object, ...]] = []
+        self._lots: list[tuple[object, ...]] = []
+        self._windows: list[tuple[object, ...]] = []
+        self._reservations: list[tuple[object, ...]] = []
+        self._tallies: list[tuple[object, ...]] = []
+        self._readings: list[tuple[object, ...]] = []
+        self._levels: list[tuple[object, ...]] = []
 
     def take(self, account: Account) -> None:
         """Take what changed of an account: from then on it counts as written."""
         channel, unsaved = account.channel, account.unsaved
+        account.version += 1
+        self._channels.append((
+            channel, account.version, account.time_zone, account.registered_on,
+            account.first_cycle_on, account.open_from, account.settled_on, account.sequence,
+            account.entries, account.notices, account.due_at, account.closes_at(self._catalog),
+        ))  # fmt: skip
         if unsaved.settings or unsaved.lots or unsaved.reservations:
             self._take_decisions(account)
         for name in unsaved.windows:
             held = account.lots[name]
             for number in sorted(held.changed):
                 window = held.windows[number]
-                self.windows.append((
+                self._windows.append((
                     channel, held.lot, number, held.starts[number], held.quota, held.maximum,
                     window.own, window.carried, window.borrowed, window.minimum, window.lent,
                     window.taken,
@@ -358,7 +341,7 @@ class Changes:
             tallies = books.tallies
             if isinstance(tallies, Counts):
                 if tallies.changed:
-                    self.tallies += [
+                    self._tallies += [
                         (channel, product, day, kind, total.quantity, total.messages)
                         for (day, kind), total in tallies.changed.items()
                     ]
@@ -366,28 +349,41 @@ class Changes:
                 continue
             for (person, day), (peak, last) in tallies.changed.items():
                 last_at, last_level = last if last is not None else (None, None)
-                self.readings.append((channel, product, person, day, peak, last_at, last_level))
+                self._readings.append((channel, product, person, day, peak, last_at, last_level))
             tallies.changed.clear()
             for person, report in tallies.changed_before.items():
-                self.levels.append((channel, product, person, report.at, report.level))
+                self._levels.append((channel, product, person, report.at, report.level))
             tallies.changed_before.clear()
+
+    async def write(self, driver: Any) -> None:
+        """Write all of it."""
+        if not self._channels:
+            return
+        await driver.execute(_SAVE, *zip(*self._channels, strict=True))
+        await database.insert(driver, setting, self._settings)
+        await database.upsert(driver, lot, self._lots)
+        await database.upsert(driver, lot_window, self._windows)
+        await database.upsert(driver, reservation, self._reservations)
+        await database.upsert(driver, tally, self._tallies)
+        await database.upsert(driver, reading, self._readings)
+        await database.upsert(driver, level, self._levels)
 
     def _take_decisions(self, account: Account) -> None:
         channel, unsaved = account.channel, account.unsaved
         for value_name, of, value in unsaved.settings:
             text = orjson.dumps(value.value).decode()
             row = (channel, value_name, of, value.sequence, value.at, value.on, text)
-            self.settings.append(row)
+            self._settings.append(row)
         for name in unsaved.lots:
             held = account.lots[name]
-            self.lots.append((
+            self._lots.append((
                 channel, held.lot, held.product.name, held.quota, held.starts_on, held.ends_on,
                 held.month_price, held.price, held.is_refunded, held.has_started, held.has_ended,
                 held.expiring_told, held.expired,
             ))  # fmt: skip
         for name in unsaved.reservations:
             made = account.reservations[name]
-            self.reservations.append((
+            self._reservations.append((
                 channel, made.lot, made.product, made.made_on, made.sequence, made.executes_on,
                 made.state,
             ))  # fmt: skip

@@ -31,50 +31,57 @@ class Reject(NamedTuple):
     was_parked: bool
 
 
-async def append(
-    driver: Any,
-    accounts: Mapping[str, Account],
-    entries: Sequence[tuple[str, Entry, Place | None]],
-) -> None:
-    """Append lines to the ledgers of locked channels, and move the sums of the days on."""
-    lines, sums = [], {}
-    for channel, line, place in entries:
-        account = accounts[channel]
-        account.entries += 1
-        product, on, filled, quantity, total, original_on = line
-        position, offset = place if place is not None else (None, None)
-        what = (product, on, *filled)
-        lines.append((channel, account.entries, *what, quantity, original_on, position, offset))
-        sums[(channel, *what)] = total
-    await database.insert(driver, entry, lines)
-    await database.upsert(driver, fill, [(*key, total) for key, total in sums.items()])
+class Ledger:
+    """What is entered of locked channels, and what goes with it, as rows to be written at once."""
 
+    def __init__(self) -> None:
+        self._lines: list[tuple[object, ...]] = []
+        self._sums: dict[tuple[object, ...], int] = {}
+        self._cycles: list[tuple[object, ...]] = []
+        self._notices: list[tuple[object, ...]] = []
 
-async def close_cycles(driver: Any, closings: Sequence[Closing]) -> None:
-    """Keep cycles as they will stand for ever."""
-    rows = []
-    for closing in closings:
-        document = orjson.dumps(closing.document, option=orjson.OPT_SORT_KEYS).decode()
-        digest = digest_of(closing.channel, document)
-        rows.append((closing.channel, closing.starts_on, closing.ends_on, document, digest))
-    await database.insert(driver, cycle, rows)
+    def append(
+        self, accounts: Mapping[str, Account], entries: Sequence[tuple[str, Entry, Place | None]]
+    ) -> None:
+        """Append lines to the ledgers, and move the sums of the days on."""
+        for channel, line, place in entries:
+            account = accounts[channel]
+            account.entries += 1
+            product, on, filled, quantity, total, original_on = line
+            position, offset = place if place is not None else (None, None)
+            what = (product, on, *filled)
+            self._lines.append(
+                (channel, account.entries, *what, quantity, original_on, position, offset)
+            )
+            self._sums[(channel, *what)] = total
 
+    def close(self, closings: Sequence[Closing]) -> None:
+        """Keep cycles as they will stand for ever."""
+        for closing in closings:
+            document = orjson.dumps(closing.document, option=orjson.OPT_SORT_KEYS).decode()
+            digest = digest_of(closing.channel, document)
+            self._cycles.append(
+                (closing.channel, closing.starts_on, closing.ends_on, document, digest)
+            )
 
-async def issue(
-    driver: Any,
-    accounts: Mapping[str, Account],
-    happenings: Sequence[tuple[str, Happening]],
-) -> None:
-    """Keep notices of locked channels."""
-    rows = []
-    for channel, happening in happenings:
-        account = accounts[channel]
-        account.notices += 1
-        detail = orjson.dumps(happening.detail, option=orjson.OPT_SORT_KEYS).decode()
-        rows.append(
-            (channel, account.notices, happening.kind, happening.product, happening.on, detail)
-        )
-    await database.insert(driver, notice, rows)
+    def issue(
+        self, accounts: Mapping[str, Account], happenings: Sequence[tuple[str, Happening]]
+    ) -> None:
+        """Keep notices."""
+        for channel, happening in happenings:
+            account = accounts[channel]
+            account.notices += 1
+            detail = orjson.dumps(happening.detail, option=orjson.OPT_SORT_KEYS).decode()
+            self._notices.append(
+                (channel, account.notices, happening.kind, happening.product, happening.on, detail)
+            )
+
+    async def write(self, driver: Any) -> None:
+        """Write all of it."""
+        await database.insert(driver, entry, self._lines)
+        await database.upsert(driver, fill, [(*key, total) for key, total in self._sums.items()])
+        await database.insert(driver, cycle, self._cycles)
+        await database.insert(driver, notice, self._notices)
 
 
 async def keep_rejects(driver: Any, rejects: Sequence[Reject]) -> None:
