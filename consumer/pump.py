@@ -88,10 +88,7 @@ class Pump:
         while True:
             self.asked_at = time.monotonic()
             wanted = self._wanted()
-            found = 0
-            for _, group in groupby(wanted, key=_number_of):
-                found += await self._fetch_turn(list(group))
-            if found:
+            if await self._fetch_all(wanted):
                 continue
             if not wanted or time.monotonic() < self._one_by_one_until:
                 # A member without partitions only takes part in the group while it asks.
@@ -100,6 +97,18 @@ class Pump:
             else:
                 is_all = len(wanted) == len(self._partitions.ready)
                 await self._fetch(wanted, timeout_ms=NEWS_MS if is_all else ROOM_MS)
+
+    async def _fetch_all(self, wanted: Sequence[Held]) -> int:
+        """Fetch what there is; returns how many chunks."""
+        behind = {held.tp.partition for held in wanted if self._left_of(held) >= CHUNK_RECORDS_MAX}
+        found = 0
+        for number, group in groupby(wanted, key=_number_of):
+            if number in behind:
+                found += await self._fetch_turn(list(group))
+        # A stream is taken as it comes: turns would wait, number by number, for what is on its way.
+        if streams := [held for held in wanted if held.tp.partition not in behind]:
+            found += await self._fetch(streams, timeout_ms=0)
+        return found
 
     def _wanted(self) -> list[Held]:
         """Pick the partitions to ask for: those whose lane has room, in turns. Partitions of one
@@ -147,7 +156,7 @@ class Pump:
                 if held.ask_at <= self.asked_at:
                     chunks += await self._fetch([held], timeout_ms=0)
             for _ in range(TRIES):
-                on_its_way = [held for held in group if self._has_more(held)]
+                on_its_way = [held for held in group if self._left_of(held)]
                 if chunks or not on_its_way:
                     break
                 # A lane that works without a break lets any time pass.
@@ -161,12 +170,12 @@ class Pump:
             self._left[lane] = self._turn_chunks
         return found
 
-    def _has_more(self, held: Held) -> bool:
-        """Say whether there is more to be had, as far as the client knows."""
+    def _left_of(self, held: Held) -> int:
+        """Say how many offsets are still to be had, as far as the client knows."""
         if not self._partitions.is_ready(held) or held.ask_at > time.monotonic():
-            return False
+            return 0
         end = self._consumer.last_stable_offset(held.tp)
-        return end is not None and end > held.fetched_to
+        return 0 if end is None else max(0, end - held.fetched_to)
 
     async def _fetch(self, wanted: Sequence[Held], *, timeout_ms: int) -> int:
         """Put what has come into the chunks; returns how many chunks."""

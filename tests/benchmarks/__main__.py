@@ -36,6 +36,7 @@ SOME = [
     ONE_MEMBER,
     Scenario("one channel has half", is_skewed=True),
     Scenario("10 % duplicates", duplicates_percent=10),
+    Scenario("of three days", is_of_days=True),
     Scenario("100 channels", channels=100),
 ]
 # Each list is run on servers of its own, so that they hold no more than they must.
@@ -53,7 +54,7 @@ MATRIX = [
         for channels in (100, 5_000, MANY_CHANNELS)
     ),
     [Scenario(f"only {mix}", mix=mix) for mix in MIXES if mix != "all"],
-    [ONE_MEMBER],
+    [ONE_MEMBER, Scenario("of three days", is_of_days=True)],
 ]  # fmt: skip
 ON_KAFKA = [USUAL, *SOME]
 

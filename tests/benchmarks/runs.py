@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # One for each core, as docs/scale.md says: of two.
 MEMBERS = 2
 
+# Where the last hours begin, as a part of all days: what a backlog mostly is of.
+LAST_HOURS = 0.95
 # Traffic of the history ends here, and what is measured after it begins, as parts of all days.
 HISTORY_ENDS = 0.9
 # Lots are for a month: a backlog of few events of each channel ends few of them.
@@ -48,12 +50,14 @@ class Scenario:
     duplicates_percent: int = 0
     members: int = MEMBERS
     history: int = 0  # Events that are in the books before. The line without comes with it.
+    is_of_days: bool = False  # Usage of two or three days, not of the last hours.
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""
         return Spec(
-            "usage", events, self.channels, self.mix, self.is_skewed, self.duplicates_percent
-        )
+            "usage", events, self.channels, self.mix, self.is_skewed, self.duplicates_percent,
+            reach=(0.0 if self.is_of_days else LAST_HOURS, 1.0),
+        )  # fmt: skip
 
 
 @dataclass

@@ -59,7 +59,7 @@ class Spec:
     mix: str = "all"
     is_skewed: bool = False  # One channel has half of the traffic.
     duplicates_percent: int = 0
-    reach: tuple[float, float] = (0.95, 1.0)  # From when to when, of the days that there are.
+    reach: tuple[float, float] = (0.0, 1.0)  # From when to when, of the days that there are.
     seed: int = 1
 
 

@@ -1,6 +1,5 @@
 """What is fetched waits for its lane, with the holes of the log, and not more than it takes."""
 
-from itertools import groupby
 from typing import NamedTuple
 
 import pytest
@@ -245,8 +244,7 @@ async def test_what_the_client_had_in_hand_when_it_failed_is_fetched_again(consu
 
 async def take_turns(pump):
     """Let every partition that is wanted have its turn, once."""
-    for _, group in groupby(pump._wanted(), key=lambda held: held.tp.partition):
-        await pump._fetch_turn(list(group))
+    await pump._fetch_all(pump._wanted())
 
 
 def taken_by(partitions):
@@ -259,6 +257,7 @@ async def test_of_a_backlog_a_batch_has_much_of_few_partitions(consumer):
     many = records(*range(3 * CHUNK_RECORDS_MAX))
     pump, partitions = a_pump(consumer, THREE, ONE, OTHER_ONE)
     consumer.ready = {THREE: many, ONE: many, OTHER_ONE: many}
+    consumer.ends = dict.fromkeys(consumer.ready, len(many))
 
     await take_turns(pump)
 
@@ -273,6 +272,7 @@ async def test_a_backlog_that_never_ends_leaves_their_turn_to_others(consumer):
         consumer, ONE, THREE, batch_records_max=turn * CHUNK_RECORDS_MAX, batch_mebibytes_max=512
     )
     order = []
+    consumer.ends = {ONE: 2**40, THREE: 2**40}
     for _ in range(6):
         consumer.ready.update({ONE: list(many), THREE: list(many)})
         await take_turns(pump)
@@ -283,9 +283,23 @@ async def test_a_backlog_that_never_ends_leaves_their_turn_to_others(consumer):
     assert order == ([ONE] * turn + [THREE] * turn + [ONE] * turn)[: len(order)]
 
 
+async def test_a_stream_is_taken_as_it_comes(consumer):
+    pump, partitions = a_pump(consumer, ONE, OTHER_ONE, THREE)
+    consumer.ready = {ONE: records(0, 1), THREE: records(0)}
+    # A little more is on its way: nobody waits for it.
+    consumer.ends = {ONE: CHUNK_RECORDS_MAX + 1, OTHER_ONE: CHUNK_RECORDS_MAX - 1, THREE: 3}
+    partitions.held[0].fetched_to = 2
+    asked = []
+    consumer.meanwhile = lambda: asked.append(consumer.asked)
+
+    await take_turns(pump)
+
+    assert asked == [(ONE, OTHER_ONE, THREE)]
+
+
 async def test_what_is_on_its_way_is_waited_for_a_moment(consumer):
     pump, partitions = a_pump(consumer, ONE, THREE)
-    consumer.ready, consumer.ends = {THREE: records(0)}, {ONE: 2}
+    consumer.ready, consumer.ends = {THREE: records(0)}, {ONE: CHUNK_RECORDS_MAX}
     asked = []
 
     def meanwhile():
@@ -301,20 +315,20 @@ async def test_what_is_on_its_way_is_waited_for_a_moment(consumer):
 
 async def test_what_does_not_come_is_not_waited_for(consumer):
     pump, partitions = a_pump(consumer, ONE, THREE)
-    consumer.ready, consumer.ends = {THREE: records(0)}, {ONE: 2, THREE: 1}
+    consumer.ready, consumer.ends = {THREE: records(0)}, {ONE: CHUNK_RECORDS_MAX, THREE: 1}
     asked = []
     consumer.meanwhile = lambda: asked.append(consumer.asked)
 
     await take_turns(pump)
 
-    assert asked == [(ONE,)] * (1 + TRIES) + [(THREE,)] * 2
+    assert asked == [(ONE,)] * (1 + TRIES) + [(THREE,)]
     assert taken_by(partitions) == [THREE]
 
 
 async def test_what_could_not_be_fetched_is_left_alone_for_the_rest_of_its_turn(consumer):
     pump, partitions = a_pump(consumer, ONE, OTHER_ONE)
     consumer.ready = {OTHER_ONE: records(*range(3 * CHUNK_RECORDS_MAX))}
-    consumer.ends = {ONE: 5}
+    consumer.ends = {ONE: CHUNK_RECORDS_MAX}
     asked = []
 
     def meanwhile():
