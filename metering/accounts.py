@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 # A window that runs when a cycle begins began at most this long before.
 LONGEST_MONTH = 31 * ONE_DAY
 
-# What an account takes in memory, each of its lots, and each open day of a product.
-ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES = 5_000, 3_000, 1_400
+# What an account takes in memory, each of its lots, each open day of a product, and each person
+# who holds or held a seat.
+ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, PERSON_BYTES = 5_000, 3_000, 1_400, 800
 
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)
@@ -240,8 +241,14 @@ class Account:
     @property
     def bytes_held(self) -> int:
         """Say how much memory it takes, roughly."""
-        days = sum(len(books.days) for books in self.books.values())
-        return ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days
+        days = persons = 0
+        for books in self.books.values():
+            days += len(books.days)
+            if isinstance(books.tallies, Readings):
+                persons += len(books.tallies.persons)
+        return (
+            ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days + PERSON_BYTES * persons
+        )
 
     # Values
 

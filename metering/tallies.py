@@ -105,7 +105,9 @@ class Readings:
         self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date
     ) -> None:
         """Take in a report of one day that counts on another, if that one is closed."""
-        person = self.persons.setdefault(person_id, Person())
+        person = self.persons.get(person_id)
+        if person is None:
+            person = self.persons[person_id] = Person()
         if report.level > person.peaks.get(counts_on, 0):
             person.peaks[counts_on] = report.level
             self._note(person_id, counts_on)

@@ -1,5 +1,7 @@
 """Accounts stay in memory, as many as there is room for."""
 
+import gc
+import tracemalloc
 from datetime import date
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from metering import account_cache
 from metering.account_cache import IDLE_BATCHES, AccountCache
 from metering.accounts import ACCOUNT_BYTES, Account
+from metering.tallies import Report
 
 DAY = date(2024, 1, 1)
 
@@ -76,3 +79,19 @@ def test_accounts_can_be_forgotten():
     assert (len(cache), cache.bytes) == (2, 2 * ACCOUNT_BYTES)
     cache.clear()
     assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_an_account_weighs_what_it_holds_also_its_persons():
+    """A channel can have any number of seats: what they take is held against the room there is."""
+    account = Account("a", "UTC", DAY, DAY, DAY)
+    seats = account.books_of("operator_seat").tallies
+    gc.collect()
+    tracemalloc.start()
+    for number in range(2_000):
+        report = Report(number, 1)
+        seats.report(b"%016d" % number, report, on=DAY, counts_on=DAY, open_from=DAY)
+    seats.changed = {}
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert 0.5 < taken / (account.bytes_held - ACCOUNT_BYTES) < 1.1
