@@ -119,8 +119,8 @@ def put(point):
         only=lambda _, result: result is None or result[0],
     )  # fmt: skip
     around(
-        ledger_store, "append", after="clock_before_commit",
-        only=lambda args, _: is_due() and args[2],
+        ledger_store.Ledger, "write", after="clock_before_commit",
+        only=lambda args, _: is_due() and args[0]._lines,
     )  # fmt: skip
     around(outbox_store, "take", after="relay_taken", only=lambda _, result: result)
     around(outbox_store, "remove", before="relay_sent", only=lambda args, _: args[1])

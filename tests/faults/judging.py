@@ -3,7 +3,7 @@
 from tests.faults.checker import Verdict, compare, work_out
 from tests.faults.reading import read
 
-ONE = "ctid = (SELECT ctid FROM {0} WHERE {1} ORDER BY ctid LIMIT 1)"
+ONE = "(tableoid, ctid) = (SELECT tableoid, ctid FROM {0} WHERE {1} ORDER BY ctid LIMIT 1)"
 ONE_EVENT = ONE.format("event", "state = 0")
 
 # What is done behind the back of the books, and which of the two it must be called.
