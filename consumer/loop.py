@@ -22,6 +22,7 @@ import structlog
 from consumer import metrics
 from consumer.anchors import anchor_digest
 from consumer.partitions import backoff_seconds
+from consumer.posting import OWN_HEADER
 from consumer.progress import Marker, Progress
 from consumer.pump import MEBIBYTE, Pump
 from consumer.wall_clock import now_instant
@@ -42,9 +43,6 @@ FENCED_SECONDS_MAX = 1
 
 # A transaction with more would take longer than some seconds, and others wait for its channels.
 BATCH_CHANNELS_MAX = 5_000
-
-# Headers of dead letters that are sent through again begin with it.
-OWN_HEADER = "lotmeter-"
 
 _T = TypeVar("_T")
 log = structlog.get_logger()

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
     from metering.storage.outbox_store import OutboxMessage
 
-# What goes to a partition at once. Message by message, the client takes six times as long.
+# What goes to a partition at once. Message by message, the client took four times as much of a
+# member's time.
 BATCH_BYTES_MAX = 256 << 10
 
 # Larger than any sensible message: what a topic takes is for its own setting to say.
 REQUEST_BYTES_MAX = 16 << 20
 
 DETAIL_HEADER = "lotmeter-detail"
-OWN_HEADER = "lotmeter-"
+OWN_HEADER = "lotmeter-"  # Begins all of ours, also those of dead letters that are sent again.
 CUT_OUT = "was too large for this topic: cut out"
 
 # What became of messages, by their numbers: sent, cut, or why one was not sent.

@@ -106,7 +106,11 @@ class Pump:
             if number in behind:
                 found += await self._fetch_turn(list(group))
         # A stream is taken as it comes: turns would wait, number by number, for what is on its way.
-        if streams := [held for held in wanted if held.tp.partition not in behind]:
+        streams = [held for held in wanted if held.tp.partition not in behind]
+        if time.monotonic() < self._one_by_one_until:
+            for held in streams:
+                found += await self._fetch([held], timeout_ms=0)
+        elif streams:
             found += await self._fetch(streams, timeout_ms=0)
         return found
 

@@ -341,3 +341,21 @@ async def test_what_could_not_be_fetched_is_left_alone_for_the_rest_of_its_turn(
     assert asked == [(ONE,), *[(OTHER_ONE,)] * 4]
     assert partitions.held[0].failures == 1
     assert taken_by(partitions) == [OTHER_ONE] * 3
+
+
+async def test_who_of_a_stream_cannot_be_fetched_is_found_one_by_one(consumer):
+    pump, partitions = a_pump(consumer, ONE, OTHER_ONE, THREE)
+    consumer.positions = dict.fromkeys((ONE, OTHER_ONE, THREE), 0)
+    consumer.ready = {OTHER_ONE: records(0), THREE: records(0)}
+
+    def meanwhile():
+        consumer.error = EOFError() if ONE in consumer.asked else None
+
+    consumer.meanwhile = meanwhile
+    await take_turns(pump)
+    assert taken_by(partitions) == []
+
+    await take_turns(pump)
+
+    assert taken_by(partitions) == [OTHER_ONE, THREE]
+    assert [held.failures for held in partitions.held] == [1, 0, 0]
