@@ -77,6 +77,10 @@ class Standing(NamedTuple):
     pool: int  # Of all valid lots that have one pool.
 
 
+# How days that were loaded stood is found when they are poured again, or poured on top of.
+UNKNOWN = Standing(0, 0, 0)
+
+
 @dataclass(slots=True)
 class DayPour:
     """One day after it was poured."""
@@ -142,9 +146,10 @@ class Books:
         "usage_cache",
     )
 
-    def __init__(self, tallies: Counts | Readings, base: PourState) -> None:
+    def __init__(self, tallies: Counts | Readings, base: PourState | None) -> None:
         self.tallies = tallies
-        self.base = base  # As it was when the earliest open cycle began.
+        # As it was when the earliest open cycle began; None until somebody asks: see resuming.
+        self.base = base
         self.days: dict[date, DayPour] = {}  # What is booked of the open days.
         self.dirty_from: date | None = None  # The first day that must be poured again.
         # The states in which the newest days began: usage mostly comes for these, and pours from

@@ -200,7 +200,7 @@ class Intake:
             books = account.books.get(product) or account.books_of(product)
             assert isinstance(books.tallies, Counts)
             books.tallies.add(on, row[9] or "", quantity, row[11])
-            books.grow(on, quantity)
+            self._grow(account, product, on, quantity)
         elif type(event) is Reading:
             books = account.books_of(event.product)
             assert isinstance(books.tallies, Readings)
@@ -209,11 +209,17 @@ class Intake:
             books.tallies.report(
                 event.person, report, on=on, counts_on=on, open_from=account.open_from
             )
-            books.grow(on, quantity_of(raised))
+            self._grow(account, event.product, on, quantity_of(raised))
         else:
             return False
         self.effects.touched.add(channel)
         return True
+
+    def _grow(self, account: Account, product: str, on: date, quantity: int) -> None:
+        books = account.books[product]
+        if books.tip is None and on == account.settled_on:
+            settlement.go_on(account, self.catalog, product)
+        books.grow(on, quantity)
 
     def _pu_of(self, tariff: Tariff, on: date) -> int:
         """Look up a price as often as there are tariffs and days; -1 where there is none."""
@@ -293,7 +299,7 @@ class Intake:
             )
         else:
             tallies.add(counts_on, kind, quantity, messages)
-            account.books[event.product].grow(counts_on, quantity)
+            self._grow(account, event.product, counts_on, quantity)
         self._claim(arrival, identity)
         return Outcome(arrival, "applied", is_late=is_late)
 
@@ -319,7 +325,7 @@ class Intake:
         else:
             raised = tallies.raised(event.person, event.level, on, account.cycle_on(on))
             report()
-            account.books[event.product].grow(on, quantity_of(raised))
+            self._grow(account, event.product, on, quantity_of(raised))
         self._claim(arrival, identity)
         return Outcome(arrival, "applied", is_late=is_late)
 

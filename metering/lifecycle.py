@@ -28,6 +28,7 @@ from metering.lots import Lot, burn_order, renewed_name
 from metering.periods import ONE_DAY, billing_date_up_to, day_of, first_instant
 from metering.prices import quote
 from metering.quantities import quantity_of
+from metering.resuming import base_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -404,7 +405,7 @@ def _is_deducted(account: Account, lot: Lot) -> bool:
     books = account.books.get(lot.product.name)
     if books is None:
         return False
-    burn = books.base.burns.get(lot.lot)
+    burn = base_of(account, lot.product.name).burns.get(lot.lot)
     if burn is not None and any(burn.taken):
         return True
     return any(key.lot == lot.lot for pour in books.days.values() for key in pour.fills)

@@ -8,6 +8,7 @@ from metering.accounts import DayPour, Standing
 from metering.lifecycle import Happening
 from metering.periods import ONE_DAY
 from metering.quantities import quantity_text
+from metering.resuming import base_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,14 +34,14 @@ def look(account: Account, catalog: Catalog, product: str, *, today: date) -> li
     books.unlooked_from = None
     if not poured:
         return []
-    books.quiet = _growth_to_next(account, catalog, product, poured[-1]) - 1
+    books.quiet = growth_to_next(account, catalog, product, poured[-1]) - 1
     return [
         *_firsts(account, product, poured),
         *_crossings(account, catalog, product, poured, today),
     ]
 
 
-def _growth_to_next(account: Account, catalog: Catalog, product: str, pour: DayPour) -> int:
+def growth_to_next(account: Account, catalog: Catalog, product: str, pour: DayPour) -> int:
     """Say how much more usage of a day reaches the next threshold, whatever it is poured into."""
     thresholds, now = catalog.thresholds, pour.after
     if product == "pu":
@@ -197,12 +198,13 @@ def _day_before(account: Account, product: str, day: date) -> DayPour:
     if earlier:
         return books.days[max(earlier)]
     last_closed = account.open_from - ONE_DAY
+    base = base_of(account, product)
     lots = [
         lot
         for lot in account.lots_of(product)
-        if lot.is_valid(last_closed) and lot.lot in books.base.burns
+        if lot.is_valid(last_closed) and lot.lot in base.burns
     ]
-    burns = [(lot, books.base.burns[lot.lot]) for lot in lots]
+    burns = [(lot, base.burns[lot.lot]) for lot in lots]
     standing = Standing(
         0, sum(burn.drawn for _, burn in burns), sum(burn.pool(lot) for lot, burn in burns)
     )

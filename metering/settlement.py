@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from metering.accounts import DayPour, FillKey, Fills, PourState, Standing, Tip
+from metering.accounts import DayPour, FillKey, Fills, PourState, Tip
 from metering.lots import Burn
+from metering.notices import growth_to_next
 from metering.periods import ONE_DAY
+from metering.resuming import add_usage, base_of, standing, tip_as_booked
 from metering.tallies import Readings
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def settle(
     books = account.books_of(product)
     if books.dirty_from is None and books.poured_through == today:
         return _pour_on_top(books, product, original_on) if books.growth else []
-    after, state = _starting_point(books, account.open_from)
+    after, state = _starting_point(account, product)
     tip = books.tip if books.tip is not None and books.tip.on < after else None
     days = days_to_pour(account, books, product, after=after, today=today)
     usage = usage_of(account, books, today)
@@ -84,6 +86,14 @@ def settle(
     return entries
 
 
+def go_on(account: Account, catalog: Catalog, product: str) -> None:
+    """Make the newest day of books that were loaded ready to take more usage on top, if it can."""
+    books = account.books[product]
+    books.tip = tip_as_booked(account, catalog, product)
+    if books.tip is not None:
+        books.quiet = growth_to_next(account, catalog, product, books.tip.pour) - 1
+
+
 def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[Entry]:
     """Pour more usage of the newest day on top of what it has: pouring all of it again would fill
     the same buckets in the same order.
@@ -100,7 +110,7 @@ def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[E
     # In the order of pouring: notices are issued in it.
     for key, quantity in fills.items():
         pour.fills[key] = pour.fills.get(key, 0) + quantity
-    pour.after = _standing(tip.state, tip.lots, tip.burns)
+    pour.after = standing(tip.state, tip.lots, tip.burns)
     return [
         Entry(product, tip.on, key, fills[key], pour.fills[key], original_on)
         for key in sorted(fills)
@@ -116,7 +126,7 @@ def _pour_next_day(books: Books, tip: Tip, day: date, usage: int) -> Tip:
     fills: Fills = {}
     _pour_usage(tip.state, usage, tip.included, tip.lots, tip.burns, fills)
     _look_if_needed(books, tip, day, usage, fills)
-    last, after = tip.pour, _standing(tip.state, tip.lots, tip.burns)
+    last, after = tip.pour, standing(tip.state, tip.lots, tip.burns)
     pour = DayPour(day, last.cycle_on, fills, last.after, after, last.quota, last.bought)
     return Tip(day, pour, tip.state, tip.included, tip.lots, tip.burns)
 
@@ -154,7 +164,7 @@ def freeze(account: Account, product: str, *, until: date) -> None:
     """Close all days before a day: their books are the new starting point."""
     books = account.books[product]
     lots = account.open_lots_of(product)
-    state = books.base.copy()
+    state = base_of(account, product).copy()
     for on in sorted(books.days):
         if on >= until:
             break
@@ -203,10 +213,10 @@ def pour_day(
         _end_windows(state, lot, day, fills)
     valid = [lot for lot in lots if lot.is_valid(day)]
     burns = [_burn_of(state, lot) for lot in valid]
-    before = _standing(state, valid, burns)
+    before = standing(state, valid, burns)
 
     _pour_usage(state, usage, included, valid, burns, fills)
-    after = _standing(state, valid, burns)
+    after = standing(state, valid, burns)
     quota, bought = sum(lot.quota for lot in valid), sum(lot.bought for lot in valid)
     pour = DayPour(day, cycle_on, fills, before, after, quota, bought)
     return Tip(day, pour, state, included, valid, burns)
@@ -238,12 +248,9 @@ def replay(state: PourState, pour: DayPour, lots: Sequence[Lot]) -> None:
     if pour.cycle_on != state.cycle_on:
         state.cycle_on, state.usage, state.included = pour.cycle_on, 0, 0
     _move_windows(state, lots, pour.on)
+    add_usage(state, pour)
     for key, quantity in pour.fills.items():
-        if key.source not in ("minimum", "expired"):
-            state.usage += quantity
-        if key.source == "included":
-            state.included += quantity
-        elif key.lot in state.burns:
+        if key.lot in state.burns and key.source != "expired":
             state.burns[key.lot].taken[key.quota] += quantity
             if key.source != "minimum":
                 state.burns[key.lot].drawn += quantity
@@ -260,8 +267,9 @@ def _move_windows(state: PourState, lots: Sequence[Lot], on: date) -> None:
                 burn.window, burn.drawn = lot.window_of(on), 0
 
 
-def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:
+def _starting_point(account: Account, product: str) -> tuple[date, PourState]:
     """Find the latest day from which everything that changed can be poured again."""
+    books = account.books[product]
     tip = books.tip
     if (
         tip is not None
@@ -274,7 +282,7 @@ def _starting_point(books: Books, open_from: date) -> tuple[date, PourState]:
         day, state = books.newest.pop()
         if books.dirty_from is None or day <= books.dirty_from:
             return day, state
-    return open_from, books.base.copy()
+    return account.open_from, base_of(account, product).copy()
 
 
 def _burn_of(state: PourState, lot: Lot) -> Burn:
@@ -349,16 +357,6 @@ def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = Fa
             burn.taken[quota] += given
             left -= given
     return wanted - left
-
-
-def _standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:
-    drawn = pool = 0
-    for lot, burn in zip(valid, burns, strict=True):
-        drawn += burn.drawn
-        # Only the pool of PU lots has thresholds.
-        if not lot.product.is_windowed:
-            pool += burn.pool(lot)
-    return Standing(state.usage, drawn, pool)
 
 
 def _differences(

@@ -9,19 +9,16 @@ import orjson
 
 from metering.accounts import (
     NOTHING,
+    UNKNOWN,
     Account,
-    Books,
     DayPour,
     FillKey,
-    PourState,
     Reservation,
     Setting,
-    Standing,
     Unsaved,
 )
 from metering.catalog import PRODUCTS
-from metering.lots import NO_WINDOWS, UNTOUCHED, Burn, Lot, Window, quotas_of
-from metering.periods import ONE_DAY
+from metering.lots import NO_WINDOWS, UNTOUCHED, Lot, Window, quotas_of
 from metering.storage import database
 from metering.storage.tables import level, lot, lot_window, reading, reservation, setting, tally
 from metering.tallies import Counts, Person, Readings, Report, Sum
@@ -31,9 +28,6 @@ if TYPE_CHECKING:
     from datetime import date
 
     from metering.catalog import Catalog
-
-# How days that were loaded stood is found when they are poured again.
-_UNKNOWN = Standing(0, 0, 0)
 
 _REMEMBER = """
 INSERT INTO channel (channel) SELECT * FROM unnest($1::text[]) ON CONFLICT DO NOTHING
@@ -138,7 +132,7 @@ async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
     await _load_tallies(driver, wanted, accounts)
     await _load_booked(driver, accounts)
     for account in accounts.values():
-        _lay_base(account)
+        _as_poured(account)
         account.unsaved = Unsaved()
     return accounts
 
@@ -251,7 +245,7 @@ def _tallies(account: Account, product: str) -> Counts | Readings:
 def _booked_day(account: Account, product: str, on: date) -> DayPour:
     days = account.books_of(product).days
     if on not in days:
-        days[on] = DayPour(on, account.cycle_on(on), {}, _UNKNOWN, _UNKNOWN, 0, 0)
+        days[on] = DayPour(on, account.cycle_on(on), {}, UNKNOWN, UNKNOWN, 0, 0)
     return days[on]
 
 
@@ -270,35 +264,13 @@ def _remember_notice(account: Account, row: Any) -> None:
     account.told.setdefault(key, []).append(on)
 
 
-def _lay_base(account: Account) -> None:
-    """Find where the open days begin: what is booked in all, less what the open days hold."""
+def _as_poured(account: Account) -> None:
+    """Take the books as they were left: poured, with nothing more to look for."""
     for name in {held.product.name for held in account.lots.values() if held.product.is_metered}:
         account.books_of(name)
-    last_closed = account.open_from - ONE_DAY
-    for product, books in account.books.items():
-        books.base = PourState(account.open_from)
-        for held in account.lots_of(product):
-            if held.starts_on < account.open_from <= held.expires_on:
-                books.base.burns[held.lot] = _burn_before(books, held, last_closed)
-        # They were left poured. What they are poured from is found when there is more to pour.
-        books.dirty_from, books.poured_through = None, account.settled_on
-
-
-def _burn_before(books: Books, held: Lot, last_closed: date) -> Burn:
-    running = held.window_of(last_closed)
-    window = held.windows[running]
-    burn = Burn(
-        [each.taken for each in held.windows],
-        running,
-        window.own + window.carried + window.borrowed,
-    )
-    for pour in books.days.values():
-        for key, quantity in pour.fills.items():
-            if key.lot == held.lot and key.source != "expired":
-                burn.taken[key.quota] -= quantity
-                if key.window == running and key.source != "minimum":
-                    burn.drawn -= quantity
-    return burn
+    for books in account.books.values():
+        books.base, books.dirty_from = None, None
+        books.poured_through = account.settled_on
 
 
 class Changes:

@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 import pytest
 
+from metering import account_cache
 from tests import slow_model
 from tests.builders import (
     assigned,
@@ -115,9 +116,15 @@ def written(notices):
     )
 
 
-@pytest.mark.parametrize("longest", [1, 4, 1_000])
+@pytest.mark.parametrize(
+    ("longest", "room"), [(1, 2**20), (4, 2**20), (1_000, 2**20), (1, 0), (4, 0)]
+)
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_the_same_crossings_are_told_once(fresh_database_url, seed, longest):
+async def test_the_same_crossings_are_told_once(
+    fresh_database_url, monkeypatch, seed, longest, room
+):
+    # Without room for it in memory, an account is loaded for each batch.
+    monkeypatch.setattr(account_cache, "BYTES_MAX", room)
     days, draw = days_of(seed), random.Random(longest)
     lines = [line for day in days for line in day]
     expected = slow_model.simulate(lines, LATER)["channels"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.accounts import Account, FillKey, PourState, Setting, Standing
+from metering.accounts import UNKNOWN, Account, DayPour, FillKey, PourState, Setting, Standing
 from metering.catalog import PRODUCTS, Allowance, shipped_catalog
 from metering.lots import NO_WINDOWS, Burn, Lot, Window
 from metering.notices import look
@@ -19,6 +19,7 @@ from metering.settlement import (
     book,
     days_to_pour,
     freeze,
+    go_on,
     pour_day,
     settle,
     usage_of,
@@ -1248,3 +1249,98 @@ def test_use_on_top_and_of_days_that_follow_fills_the_same(uses, bought, product
     assert [lot.windows for lot in on_top.lots.values()] == [
         lot.windows for lot in again.lots.values()
     ]
+
+
+# Books that were loaded
+
+
+def as_loaded(account, product):
+    """Let go of all that is not in the database."""
+    books = account.books[product]
+    books.base, books.tip, books.quiet, books.usage_cache = None, None, 0, None
+    books.newest = []
+    books.days = {
+        on: DayPour(on, poured.cycle_on, dict(poured.fills), UNKNOWN, UNKNOWN, 0, 0)
+        for on, poured in books.days.items()
+        if poured.fills
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((0, 0, 0, 0, 1, 9, 31)), st.integers(0, 250)),
+        min_size=1,
+        max_size=25,
+    ),
+    st.lists(st.tuples(st.integers(-400, 60), st.sampled_from((1, 7, 100, 101.001))), max_size=4),
+    st.dictionaries(st.integers(0, 90), st.sampled_from((None, 10, 300)), max_size=4),
+    st.sampled_from(("workflow", "pu", "mu")),
+    st.sampled_from(("growth", "enterprise", "early_stage", "trial")),
+)
+def test_books_that_were_loaded_go_on_as_if_they_had_stayed(uses, bought, limits, product, plan):
+    def made():
+        lots = [
+            a_lot(units, f"l-{number}", product=product, starts_on=START + starts * ONE_DAY)
+            for number, (starts, units) in enumerate(bought)
+        ]
+        account = with_lots_begun(an_account(*lots, plan=plan), product)
+        for number, limit in sorted(limits.items()):
+            on = START + number * ONE_DAY
+            account.set_value("limit", product, Setting(number, number, on, limit))
+        return account
+
+    def settled_and_told(account, today):
+        entries = settle(account, SHARED, product, today=today)
+        book(account, entries)
+        return entries, look(account, SHARED, product, today=today)
+
+    stayed, loaded, today, level = made(), made(), START, 0
+    for later, units in uses:
+        today, level = today + timedelta(days=later), level + units
+        outcomes = []
+        for account in (stayed, loaded):
+            before = settled_and_told(account, today)
+            account.settled_on = today
+            if account is loaded:
+                as_loaded(account, product)
+                go_on(account, SHARED, product)
+            if product == "mu":
+                raise_level(account, today, level)
+            else:
+                grow(account, today, units, product)
+            outcomes.append((before, settled_and_told(account, today), account.told))
+        assert outcomes[0] == outcomes[1]
+        assert [lot.windows for lot in stayed.lots.values()] == [
+            lot.windows for lot in loaded.lots.values()
+        ]
+
+
+def test_the_open_days_are_not_poured_again_after_loading():
+    account = an_account(a_lot())
+    use(account, day(5), 30)
+    settled(account, day(6))
+    account.settled_on = day(6)
+    as_loaded(account, "workflow")
+
+    go_on(account, CATALOG, "workflow")
+    grow(account, day(6), 50)
+
+    assert account.books["workflow"].growth == 50_000
+    assert [entry.fill for entry in settled(account, day(6))] == [own()]
+    assert account.books["workflow"].base is None
+
+
+@pytest.mark.parametrize("left", ["to pour", "a day behind"])
+def test_what_is_to_be_poured_after_loading_is_poured_from_the_base(left):
+    account = an_account(a_lot())
+    use(account, day(5), 30)
+    settled(account, day(6))
+    account.settled_on = day(7) if left == "a day behind" else day(6)
+    as_loaded(account, "workflow")
+    if left == "to pour":
+        use(account, day(5), 30)
+
+    go_on(account, CATALOG, "workflow")
+
+    assert account.books["workflow"].tip is None
