@@ -425,7 +425,6 @@ def _add_lot(
     price = quote(catalog, product, quantity_of(quantity), on=on)
     account.lots[name] = Lot(name, product, quantity_of(quantity), on, price.month, price.total)
     account.unsaved.lots |= {name}
-    account.unsaved.windows |= {name}
     account.set_value("renew", name, Setting(at, _next(account), on, renew))
     account.touch_all(on)
 

@@ -68,7 +68,6 @@ class Lot:
         self.quotas = quotas_of(self.product)
         if not self.windows:
             self.windows = [UNTOUCHED] * self.quotas
-            self.changed = frozenset(range(self.quotas))
 
     @property
     def expires_on(self) -> date:

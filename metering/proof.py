@@ -313,6 +313,8 @@ class Proof:
             (row["lot"], row["number"]): (row["starts_on"], row["quota"], row["maximum"])
             for row in self.rows["lot_window"]
         }
+        # Those on which nothing was ever booked have no row.
+        windows = {key: window for key, window in windows.items() if key in booked}
         yield from _compare("first day, quota and maximum of window", booked, windows)
 
     def _held(self, *, with_refunded: bool = False) -> list[Held]:

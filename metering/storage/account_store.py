@@ -58,7 +58,7 @@ SELECT t.* FROM unnest($1::text[], $2::date[]) AS wanted (channel, open_from)
 JOIN {table} t ON t.channel = wanted.channel AND t.on_day >= wanted.open_from
 """
 _ALL = "SELECT * FROM {table} WHERE channel = ANY ($1)"
-# Most months of most lots are still to come: nothing is booked of them.
+# A month of a lot has a row once something was booked on it.
 _WINDOWS = """
 SELECT channel, lot, number, own, carried, borrowed, minimum, lent, taken FROM lot_window
 WHERE channel = ANY ($1) AND own + carried + borrowed + minimum + lent + taken > 0
@@ -220,8 +220,11 @@ def _window(row: Any) -> Window:
     )
 
 
-def _lot(row: Any, windows: dict[int, Window]) -> Lot:
+def _lot(row: Any, booked: Mapping[int, Window]) -> Lot:
     product = PRODUCTS[row["product"]]
+    windows = [UNTOUCHED] * quotas_of(product)
+    for number, window in booked.items():
+        windows[number] = window
     return Lot(
         row["lot"],
         product,
@@ -234,7 +237,7 @@ def _lot(row: Any, windows: dict[int, Window]) -> Lot:
         row["has_ended"],
         row["expiring_told"],
         row["expired"],
-        [windows.get(number, UNTOUCHED) for number in range(quotas_of(product))],
+        windows,
     )
 
 

@@ -238,7 +238,8 @@ _LEDGER = (
                 WHERE quota_number > window_number
             ) AS part WHERE number >= 0 GROUP BY channel, lot, number
         ) AS f FULL JOIN lot_window AS w USING (channel, lot, number), LATERAL (
-            SELECT ARRAY[w.own, w.carried, w.borrowed, w.minimum, w.lent, w.taken] AS has,
+            SELECT ARRAY[coalesce(w.own, 0), coalesce(w.carried, 0), coalesce(w.borrowed, 0),
+                    coalesce(w.minimum, 0), coalesce(w.lent, 0), coalesce(w.taken, 0)] AS has,
                 ARRAY[coalesce(f.own, 0), coalesce(f.carried, 0), coalesce(f.borrowed, 0),
                     coalesce(f.minimum, 0), coalesce(f.lent, 0), coalesce(f.taken, 0)]::bigint[]
                 AS adds_up
@@ -253,8 +254,10 @@ _LEDGER = (
             SELECT channel, lot, sum(quantity) AS over FROM fill
             WHERE source = 'expired' GROUP BY channel, lot
         ) AS e USING (channel, lot) LEFT JOIN (
-            SELECT channel, lot, sum(quota - taken) AS rest FROM lot_window GROUP BY channel, lot
-        ) AS w USING (channel, lot)
+            SELECT channel, lot, sum(taken) AS taken FROM lot_window GROUP BY channel, lot
+        ) AS w USING (channel, lot), LATERAL (
+            SELECT l.quota * quotas_of(l.product) - coalesce(taken, 0) AS rest
+        ) AS bought
         WHERE l.expired IS DISTINCT FROM coalesce(over, 0)
             OR (l.expired > 0 AND l.expired <> rest)
         """,

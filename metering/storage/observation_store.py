@@ -138,17 +138,18 @@ _STANDINGS = """
 WITH part AS (
     SELECT * FROM unnest($1::text[], $2::date[]) AS part (channel, today)
 ), held AS (
-    SELECT lot.channel, product, sum(drawn)::float8 / sum(held.quota) AS quota,
-        sum(taken)::float8 / sum(bought) AS lot,
+    -- Entitlements hold nothing.
+    SELECT lot.channel, product,
+        sum(drawn)::float8 / nullif(sum(quota * least(quotas_of(product), 1)), 0) AS quota,
+        sum(taken)::float8 / nullif(sum(quota * quotas_of(product)), 0) AS lot,
         count(*) FILTER (WHERE is_ending)::integer AS ending,
         min(ends_on) FILTER (WHERE is_ending) AS ends_on
     FROM part JOIN lot USING (channel)
     CROSS JOIN LATERAL (
-        -- The running window is the last that has begun; entitlements have none.
-        SELECT max(quota) AS quota, sum(quota) AS bought, sum(taken) AS taken, (
-            array_agg(own + carried + borrowed ORDER BY number DESC)
-            FILTER (WHERE lot_window.starts_on <= today)
-        )[1] AS drawn
+        SELECT coalesce(sum(taken), 0) AS taken, coalesce(
+            sum(own + carried + borrowed) FILTER (WHERE lot_window.starts_on <= today
+                AND today < (lot.starts_on + make_interval(months => number + 1))::date), 0
+        ) AS drawn
         FROM lot_window WHERE lot_window.channel = lot.channel AND lot_window.lot = lot.lot
     ) AS held
     CROSS JOIN LATERAL (

@@ -180,9 +180,9 @@ async def _books(connection, verdict, model):
         entries[channel][product, day.isoformat(), source] += quantity
     lots = defaultdict(dict)
     for row in await connection.fetch(
-        "SELECT channel, lot, is_refunded, coalesce((SELECT sum(w.quota - w.taken)"
-        " FROM lot_window w WHERE (w.channel, w.lot) = (lot.channel, lot.lot)), 0)::bigint"
-        " - expired AS pool FROM lot"
+        "SELECT channel, lot, is_refunded, (quota * quotas_of(product) - expired - coalesce((SELECT"
+        " sum(w.taken) FROM lot_window w WHERE (w.channel, w.lot) = (lot.channel, lot.lot)), 0)"
+        ")::bigint AS pool FROM lot"
     ):
         lots[row["channel"]][row["lot"]] = row
     windows = defaultdict(dict)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from asyncpg.exceptions import CheckViolationError, InsufficientPrivilegeError
@@ -11,14 +12,16 @@ from asyncpg.exceptions import CheckViolationError, InsufficientPrivilegeError
 from consumer import simulate
 from consumer.envelopes import instant_from
 from consumer.readers import decoder_for
-from metering.catalog import shipped_catalog
+from metering.catalog import PRODUCTS, shipped_catalog
+from metering.lots import quotas_of
 from metering.meter import Meter
-from metering.storage import schema
+from metering.storage import book_store, schema
 from metering.storage.database import create_engine
 from metering.storage.tables import IMMUTABLE, metadata
 from metering.verification import verify
 
 SCENARIO = Path(__file__).parents[1] / "scenarios" / "books-medium-lots"
+END = instant_from(SCENARIO.with_suffix(".as-of").read_text().strip())
 PASSWORD = "only-here"
 
 
@@ -51,8 +54,7 @@ async def feed(url):
     read = decoder_for(shipped_catalog(), commands_topic=simulate.COMMANDS)
     meter = Meter(engine, shipped_catalog(), read, group=simulate.GROUP)
     lines = simulate.read_scenario(SCENARIO.with_suffix(".ndjson"))
-    end = instant_from(SCENARIO.with_suffix(".as-of").read_text().strip())
-    await simulate._feed(meter, read, lines, simulate._clocks(lines), end)
+    await simulate._feed(meter, read, lines, simulate._clocks(lines), END)
     return engine
 
 
@@ -70,6 +72,48 @@ async def test_the_migrations_make_the_tables_that_the_program_knows(fresh_datab
     await engine.dispose()
 
     assert found == []
+
+
+async def test_the_database_knows_how_many_quotas_a_lot_holds(owner):
+    async with owner.connect() as connection:
+        found = {
+            name: await connection.scalar(sa.text("SELECT quotas_of(:name)"), {"name": name})
+            for name in PRODUCTS
+        }
+
+    assert found == {name: quotas_of(product) for name, product in PRODUCTS.items()}
+
+
+ALL_ROWS = """
+INSERT INTO lot_window SELECT channel, lot, number,
+    (starts_on + make_interval(months => number))::date, quota, 2 * quota, 0, 0, 0, 0, 0, 0
+FROM lot, generate_series(0, quotas_of(product) - 1) AS number WHERE product <> 'pu'
+ON CONFLICT DO NOTHING
+"""
+
+
+async def test_a_month_on_which_nothing_is_booked_may_have_a_row_or_none(fresh_database_url, roles):
+    engine = await feed(roles[0])
+    books = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
+    empty = "SELECT count(*) FROM lot_window WHERE own + carried + borrowed + minimum + taken = 0"
+    views = "SELECT * FROM channel_lot_month ORDER BY 1, 2, 4", "SELECT * FROM channel_lot"
+
+    async def seen():
+        documents = await book_store.read_all(engine, shipped_catalog(), clock=END)
+        return documents, [await books.fetch(view) for view in views]
+
+    assert await books.fetchval(empty) == 0
+    without_rows = await seen()
+    # As they were once written for all months of a lot that was bought.
+    added = await books.execute(ALL_ROWS)
+    assert int(added.split()[-1]) > 0
+    with_rows = await seen()
+    report = await verify(engine, shipped_catalog(), full=True, keep=False)
+    await books.close()
+    await engine.dispose()
+
+    assert with_rows == without_rows
+    assert report.differences == []
 
 
 async def test_migrating_again_changes_nothing(owner):

@@ -36,9 +36,9 @@ def test_an_entitlement_holds_nothing():
     assert (lot.quotas, lot.bought, lot.pool, lot.windows) == (0, 0, 0, [])
 
 
-def test_all_windows_of_a_new_lot_are_to_be_written():
-    assert a_lot().changed == set(range(12))
-    assert a_lot("pu").changed == {0}
+def test_nothing_is_booked_on_the_windows_of_a_new_lot():
+    assert a_lot().changed == set()
+    assert a_lot("pu").changed == set()
 
 
 def test_a_lot_that_was_loaded_has_nothing_to_be_written():
