@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from consumer.partitions import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
@@ -37,6 +37,11 @@ BATCHES_TO_WAITING = 2
 
 # How long to wait for news, and how long where a lane that is full may be free again soon.
 NEWS_MS, ROOM_MS = 200, 20
+
+# Of a backlog the client fetches ahead for the turn that runs, and for the next one. It may hold a
+# mebibyte of each partition that nobody asks it for, and did: with many partitions that was a
+# fifth of a member's memory.
+TURNS_AHEAD = 2
 
 TRIES = 5
 
@@ -87,9 +92,12 @@ class Pump:
         """Fetch for ever."""
         while True:
             self.asked_at = time.monotonic()
+            self._look_ahead()
             wanted = self._wanted()
             if await self._fetch_all(wanted):
                 continue
+            paused = self._consumer.paused()
+            wanted = [held for held in wanted if held.tp not in paused]
             if not wanted or time.monotonic() < self._one_by_one_until:
                 # A member without partitions only takes part in the group while it asks.
                 await self._fetch((), timeout_ms=0)
@@ -100,7 +108,7 @@ class Pump:
 
     async def _fetch_all(self, wanted: Sequence[Held]) -> int:
         """Fetch what there is; returns how many chunks."""
-        behind = {held.tp.partition for held in wanted if self._left_of(held) >= CHUNK_RECORDS_MAX}
+        behind = self._behind(wanted)
         found = 0
         for number, group in groupby(wanted, key=_number_of):
             if number in behind:
@@ -114,17 +122,41 @@ class Pump:
             found += await self._fetch(streams, timeout_ms=0)
         return found
 
+    def _behind(self, partitions: Iterable[Held]) -> set[int]:
+        """Tell of which numbers there is a backlog."""
+        return {
+            each.tp.partition for each in partitions if self._left_of(each) >= CHUNK_RECORDS_MAX
+        }
+
+    def _look_ahead(self) -> None:
+        """Have the client fetch what is near its turn, and leave a backlog that is far where it
+        is.
+        """
+        ready = self._partitions.ready
+        behind, near = self._behind(ready), set[int]()
+        for lane in range(self._lanes):
+            following = self._next[lane]
+            numbers = [number for number in behind if number % self._lanes == lane]
+            numbers.sort(key=lambda number: (number < following, number))
+            near.update(numbers[:TURNS_AHEAD])
+        far = {held.tp for held in ready if held.tp.partition in behind - near}
+        paused = self._consumer.paused()
+        self._consumer.pause(*far - paused)
+        # All others are to be read. Those that are not ready are paused by somebody else.
+        self._consumer.resume(*[held.tp for held in ready if held.tp in paused - far])
+
     def _wanted(self) -> list[Held]:
         """Pick the partitions to ask for: those whose lane has room, in turns. Partitions of one
         number have the same channels.
         """
-        wanted = []
+        wanted, paused = [], self._consumer.paused()
         for lane in range(self._lanes):
             partitions = self.of_lane(lane)
             has_room = self._has_room(partitions)
             now = time.monotonic()
             for held in partitions:
-                held.asked_since = (held.asked_since or now) if has_room else None
+                is_asked = has_room and held.tp not in paused
+                held.asked_since = (held.asked_since or now) if is_asked else None
             if has_room:
                 following = self._next[lane]
                 partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
@@ -153,6 +185,7 @@ class Pump:
             return 0
         if number != self._next[lane]:
             self._next[lane], self._left[lane] = number, self._turn_chunks
+        self._look_ahead()
         while self._left[lane] > 0 and self._has_room(partitions):
             self.asked_at = time.monotonic()
             chunks = 0

@@ -36,9 +36,12 @@ class FakeConsumer:
         self.has_taken = False
         self.ends = {}
         self.meanwhile = lambda: None
+        self.are_paused = set()
 
     async def getmany(self, *tps, timeout_ms, max_records):
         assert timeout_ms >= 0
+        # It forgets what it holds of a paused one that it is asked for.
+        assert self.are_paused.isdisjoint(tps)
         # Without any, the client gives of all.
         self.asked = tps
         self.meanwhile()
@@ -56,6 +59,15 @@ class FakeConsumer:
         if self.error is not None:
             raise self.error
         return found
+
+    def pause(self, *tps):
+        self.are_paused.update(tps)
+
+    def resume(self, *tps):
+        self.are_paused.difference_update(tps)
+
+    def paused(self):
+        return set(self.are_paused)
 
     def seek(self, tp, offset):
         self.sought[tp] = self.positions[tp] = offset
@@ -281,6 +293,35 @@ async def test_a_backlog_that_never_ends_leaves_their_turn_to_others(consumer):
             held.chunks.clear()
 
     assert order == ([ONE] * turn + [THREE] * turn + [ONE] * turn)[: len(order)]
+
+
+async def test_the_client_holds_nothing_of_a_backlog_that_is_far_from_its_turn(consumer):
+    numbers = (0, 1, 2, 4, 5, 6)
+    backlog = [TopicPartition(topic, number) for topic in ("a", "b") for number in numbers]
+    streams = [TopicPartition("a", 3), TopicPartition("a", 7)]
+    pump, partitions = a_pump(consumer, *backlog, *streams, lanes=2)
+    # Of the last nobody knows yet how much there is.
+    consumer.ends = {**dict.fromkeys(backlog, CHUNK_RECORDS_MAX), streams[0]: 1}
+    pump._next = [0, 5]
+
+    pump._look_ahead()
+
+    # In the one lane it is the turn of 0, then 2; in the other of 5, then 1.
+    assert consumer.paused() == {tp for tp in backlog if tp.partition in (4, 6)}
+    pump._wanted()
+    assert {held.tp for held in partitions.held if held.asked_since is None} == consumer.paused()
+
+    consumer.ready = {tp: records(*range(CHUNK_RECORDS_MAX)) for tp in backlog}
+    read = []
+    for _ in numbers:
+        await take_turns(pump)
+        read += taken_by(partitions)
+        for held in partitions.held:
+            held.chunks.clear()
+    # Whoever is asked is read: the client forgets what it holds of those that are paused.
+    assert sorted(read) == sorted(backlog)
+    pump._look_ahead()
+    assert consumer.paused() == set()
 
 
 async def test_a_stream_is_taken_as_it_comes(consumer):
