@@ -6,6 +6,7 @@ the day. It does not matter in which steps the books came there.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.accounts import DayPour, FillKey, Fills, PourState, Tip
@@ -232,11 +233,15 @@ def _pour_usage(
 ) -> None:
     deducted = sum(fills.values())
     unpaid = usage - _pour_included(state, usage, included, fills)
-    for limit in _PASSES if lots else ():
-        if unpaid == 0:
-            break
-        for lot, burn in zip(lots, burns, strict=True):
-            unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
+    if len(lots) == 1:
+        # One alone gives in this order, too, if it is asked for all at once.
+        unpaid -= _draw(lots[0], burns[0], unpaid, fills)
+    elif lots:
+        for limit in _PASSES:
+            if unpaid == 0:
+                break
+            for lot, burn in zip(lots, burns, strict=True):
+                unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
     if unpaid:
         fills[_POSTPAID] = unpaid
     state.usage += usage
@@ -335,6 +340,11 @@ def _up_to_borrowed(lot: Lot, burn: Burn) -> int:
 _PASSES = (_up_to_minimum, _up_to_own, _up_to_carried, _up_to_borrowed)
 
 
+@cache
+def _nearest_first(window: int, quotas: int) -> tuple[int, ...]:
+    return (window, *range(quotas))
+
+
 def _draw(lot: Lot, burn: Burn, wanted: int, fills: Fills) -> int:
     drawn = _take(lot, burn, min(wanted, lot.maximum - burn.drawn), fills)
     burn.drawn += drawn
@@ -346,7 +356,7 @@ def _take(lot: Lot, burn: Burn, wanted: int, fills: Fills, *, minimum: bool = Fa
     nothing is wanted.
     """
     window, left = burn.window, wanted
-    for quota in (window, *range(lot.quotas)):
+    for quota in _nearest_first(window, lot.quotas):
         if left <= 0:
             break
         given = min(left, lot.quota - burn.taken[quota])

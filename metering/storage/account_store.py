@@ -322,6 +322,8 @@ class Changes:
                     ]
                     tallies.changed.clear()
                 continue
+            if not tallies.changed and not tallies.changed_before:
+                continue
             for (person, day), (peak, last) in tallies.changed.items():
                 last_at, last_level = last if last is not None else (None, None)
                 self._readings.append((channel, product, person, day, peak, last_at, last_level))
