@@ -25,7 +25,7 @@ LONGEST_MONTH = 31 * ONE_DAY
 
 # What an account takes in memory, each of its lots, each open day of a product, and each person
 # who holds or held a seat.
-ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, PERSON_BYTES = 5_000, 3_000, 1_400, 800
+ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, PERSON_BYTES = 2_500, 1_000, 1_600, 600
 
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)

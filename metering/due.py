@@ -43,7 +43,7 @@ def _days_ahead(account: Account, catalog: Catalog, today: date) -> Iterator[dat
         if isinstance(books.tallies, Counts):
             yield from books.tallies.by_day
         else:
-            yield from (day for person in books.tallies.persons.values() for day in person.last)
+            yield from (day for person in books.tallies.persons.values() for day in person.days)
     for lot in account.lots.values():
         if lot.product.is_windowed and not lot.is_refunded:
             yield from lot.starts

@@ -72,22 +72,34 @@ class Report(NamedTuple):
     level: int
 
 
+class PersonDay(NamedTuple):
+    """What was reported of somebody on a day."""
+
+    peak: int | None = None  # The highest level that counts on it.
+    last: Report | None = None  # The latest report, by event time.
+
+
+NO_REPORT = PersonDay()
+
+
 class Person:
     """The readings of the open days of one person, or of the stored contacts."""
 
-    __slots__ = ("before", "last", "peaks")
+    __slots__ = ("before", "days")
 
     def __init__(self, before: Report | None = None) -> None:
         self.before = before  # The latest report of an earlier day than the open ones.
-        self.last: dict[date, Report] = {}  # The latest report of each open day, by event time.
-        self.peaks: dict[date, int] = {}  # The highest level that counts on each open day.
+        self.days: dict[date, PersonDay] = {}
+
+    def last_before(self, day: date) -> Report | None:
+        """Find the latest report of a day before a day."""
+        earlier = [known for known, told in self.days.items() if known < day and told.last]
+        return self.days[max(earlier)].last if earlier else self.before
 
     def level_before(self, day: date) -> int:
         """Tell the level in force when a day begins."""
-        earlier = [known for known in self.last if known < day]
-        if earlier:
-            return self.last[max(earlier)].level
-        return self.before.level if self.before else 0
+        last = self.last_before(day)
+        return last.level if last else 0
 
 
 class Readings:
@@ -98,7 +110,7 @@ class Readings:
     def __init__(self) -> None:
         self.persons: dict[bytes, Person] = {}
         # To be written; also when the day has closed since.
-        self.changed: dict[tuple[bytes, date], tuple[int | None, Report | None]] = {}
+        self.changed: dict[tuple[bytes, date], PersonDay] = {}
         self.changed_before: dict[bytes, Report] = {}
 
     def report(
@@ -108,30 +120,28 @@ class Readings:
         person = self.persons.get(person_id)
         if person is None:
             person = self.persons[person_id] = Person()
-        if report.level > person.peaks.get(counts_on, 0):
-            person.peaks[counts_on] = report.level
-            self._note(person_id, counts_on)
+        known = person.days.get(counts_on, NO_REPORT)
+        peak, last = known
+        if report.level > (peak or 0):
+            peak = report.level
         if on < open_from:
             if person.before is None or report > person.before:
                 person.before = self.changed_before[person_id] = report
-        elif on not in person.last or report > person.last[on]:
-            person.last[on] = report
-            self._note(person_id, on)
+        elif last is None or report > last:
+            last = report
+        if (peak, last) != known:
+            person.days[counts_on] = self.changed[person_id, counts_on] = PersonDay(peak, last)
 
     def raised(self, person_id: bytes, level: int, on: date, cycle_on: date) -> int:
         """Say how far a report of the newest day would raise the maximum of its cycle."""
         person = self.persons.get(person_id)
         if person is None:
             return level
-        peaks = person.peaks
-        if level <= peaks.get(on, 0):
+        days = person.days
+        if level <= (days.get(on, NO_REPORT).peak or 0):
             return 0
-        highest = max((peak for day, peak in peaks.items() if cycle_on <= day <= on), default=0)
-        return max(0, level - max(highest, person.level_before(cycle_on)))
-
-    def _note(self, person_id: bytes, day: date) -> None:
-        person = self.persons[person_id]
-        self.changed[person_id, day] = (person.peaks.get(day), person.last.get(day))
+        peaks = [told.peak or 0 for day, told in days.items() if cycle_on <= day <= on]
+        return max(0, level - max(*peaks, 0, person.level_before(cycle_on)))
 
     def usage(self, cycle_starts: Sequence[date], through: date) -> dict[date, int]:
         """Sum how far each day raised the maximum of its cycle, person by person, up to a day."""
@@ -149,25 +159,21 @@ class Readings:
     def forget_before(self, day: date) -> None:
         """Let go of the days that are closed, but for the level that carries over."""
         for person_id, person in self.persons.items():
-            closed = [known for known in person.last if known < day]
-            if closed:
-                person.before = self.changed_before[person_id] = person.last[max(closed)]
-            person.last = {known: report for known, report in person.last.items() if known >= day}
-            person.peaks = {known: level for known, level in person.peaks.items() if known >= day}
+            last = person.last_before(day)
+            if last is not None and last is not person.before:
+                person.before = self.changed_before[person_id] = last
+            person.days = {known: told for known, told in person.days.items() if known >= day}
 
 
 def _rises(person: Person, starts: Sequence[date], through: date) -> Iterator[tuple[date, int]]:
-    days = sorted(day for day in person.peaks if day <= through)
+    peaks = {day: told.peak for day, told in person.days.items() if told.peak and day <= through}
+    days = sorted(peaks)
     for number, start in enumerate(starts):
         following = starts[number + 1] if number + 1 < len(starts) else None
         highest = person.level_before(start)
         if highest:
             yield start, highest
         for day in days:
-            if (
-                day >= start
-                and (following is None or day < following)
-                and person.peaks[day] > highest
-            ):
-                yield day, (person.peaks[day] - highest)
-                highest = person.peaks[day]
+            if day >= start and (following is None or day < following) and peaks[day] > highest:
+                yield day, (peaks[day] - highest)
+                highest = peaks[day]

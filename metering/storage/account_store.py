@@ -21,7 +21,7 @@ from metering.catalog import PRODUCTS
 from metering.lots import NO_WINDOWS, UNTOUCHED, Lot, Window, quotas_of
 from metering.storage import database
 from metering.storage.tables import level, lot, lot_window, reading, reservation, setting, tally
-from metering.tallies import Counts, Person, Readings, Report, Sum
+from metering.tallies import Counts, Person, PersonDay, Readings, Report, Sum
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -175,10 +175,9 @@ async def _load_tallies(
         readings = _tallies(accounts[row["channel"]], row["product"])
         assert isinstance(readings, Readings)
         person = readings.persons.setdefault(row["person"], Person())
-        if row["peak"] is not None:
-            person.peaks[row["on_day"]] = row["peak"]
-        if row["last_at"] is not None:
-            person.last[row["on_day"]] = Report(row["last_at"], row["last_level"])
+        last_at = row["last_at"]
+        last = None if last_at is None else Report(last_at, row["last_level"])
+        person.days[row["on_day"]] = PersonDay(row["peak"], last)
 
 
 async def _load_booked(driver: Any, accounts: Mapping[str, Account]) -> None:

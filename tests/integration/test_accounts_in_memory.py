@@ -52,7 +52,7 @@ async def test_no_more_accounts_are_kept_than_there_is_room_for(database_url, ke
     kept.clear()
 
     # Room for two of these, or less once they have many days.
-    monkeypatch.setattr(account_cache, "BYTES_MAX", 30_000)
+    monkeypatch.setattr(account_cache, "BYTES_MAX", 16_000)
     without = await books(database_url)
 
     assert max(kept[-3:]) <= 2

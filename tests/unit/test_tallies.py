@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.tallies import Counts, Person, Readings, Report, Sum
+from metering.tallies import Counts, Person, PersonDay, Readings, Report, Sum
 
 JANUARY = date(2024, 1, 1)
 FEBRUARY = date(2024, 2, 1)
@@ -236,7 +236,7 @@ def test_a_late_release_is_no_usage():
     found = readings((day(10), 0), open_from=FEBRUARY)
 
     assert found.usage((FEBRUARY, MARCH), MARCH) == {}
-    assert found.persons[CONTACTS].peaks == {}
+    assert not any(told.peak for told in found.persons[CONTACTS].days.values())
 
 
 def test_what_changed_is_noted_by_person_and_day():
@@ -290,10 +290,9 @@ def test_a_report_that_is_taken_in_again_changes_nothing(open_from):
 def test_a_report_of_the_first_open_day_does_not_hide_the_level_that_carried_over():
     found = readings((day(31), 50), (FEBRUARY, 10), open_from=FEBRUARY)
 
-    found.persons[CONTACTS].peaks = {FEBRUARY: 10}
+    found.persons[CONTACTS].days = {FEBRUARY: PersonDay(10, Report(noon_of(FEBRUARY), 10))}
 
     assert found.usage((FEBRUARY,), FEBRUARY) == {FEBRUARY: 50_000}
-    assert found.persons[CONTACTS].last == {FEBRUARY: Report(noon_of(FEBRUARY), 10)}
 
 
 def test_closed_days_are_forgotten_but_for_the_level_that_carries_over():
@@ -305,7 +304,7 @@ def test_closed_days_are_forgotten_but_for_the_level_that_carries_over():
     person = found.persons[CONTACTS]
     assert person.before == Report(noon_of(day(20)), 60)
     assert found.changed_before == {CONTACTS: person.before}
-    assert set(person.last) == set(person.peaks) == {FEBRUARY, day(9, 2)}
+    assert set(person.days) == {FEBRUARY, day(9, 2)}
     after = found.usage((FEBRUARY, MARCH), MARCH)
     assert after == {on: used for on, used in before.items() if on >= FEBRUARY}
 
@@ -323,7 +322,11 @@ def test_where_nothing_was_reported_what_carried_over_goes_on():
 
 def test_the_level_before_a_day_is_that_of_the_latest_earlier_day():
     person = Person(Report(1, 7))
-    person.last = {day(5): Report(100, 50), day(9): Report(200, 20)}
+    person.days = {
+        day(5): PersonDay(50, Report(100, 50)),
+        day(9): PersonDay(None, Report(200, 20)),
+        day(10): PersonDay(70),
+    }
 
     levels = [person.level_before(day(number)) for number in (4, 5, 6, 9, 10)]
 
