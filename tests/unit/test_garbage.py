@@ -1,7 +1,10 @@
 """Reference cycles are let go before they are a million objects, and memory is given back."""
 
 import asyncio
+import ctypes
 import gc
+import subprocess
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -72,3 +75,36 @@ async def test_another_library_than_glibc_keeps_it(tidied, monkeypatch):
     await tidied()
 
     assert used() is None
+
+
+BLOCKS = """
+import ctypes
+from consumer import service
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "abcdefghij"]
+
+look = ctypes.CDLL(None).mallinfo2
+look.restype = Info
+service._keep_large_blocks_apart()
+large = bytearray(8 << 20)
+del large
+before = look().e
+block = bytearray(1 << 20)
+print(look().e - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="it is about glibc")
+def test_a_large_block_is_one_of_its_own_also_after_a_larger_one():
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKS], capture_output=True, check=True, text=True
+    )
+
+    assert int(done.stdout) >= 1 << 20
+
+
+def test_there_need_not_be_such_an_option(monkeypatch):
+    monkeypatch.setattr(service.ctypes, "CDLL", lambda _: SimpleNamespace())
+
+    service._keep_large_blocks_apart()
