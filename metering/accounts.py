@@ -77,7 +77,7 @@ class Standing(NamedTuple):
     pool: int  # Of all valid lots that have one pool.
 
 
-# How days that were loaded stood is found when they are poured again, or poured on top of.
+# How days that were loaded stood: it is found when they are poured again, or on top of.
 UNKNOWN = Standing(0, 0, 0)
 
 
@@ -111,11 +111,6 @@ class PourState:
         self.included = included  # Taken in the cycle so far.
         self.burns = burns if burns is not None else {}
 
-    def copy(self) -> PourState:
-        """Copy, so that the past can be poured from again."""
-        burns = {lot: burn.copy() for lot, burn in self.burns.items()}
-        return PourState(self.cycle_on, self.usage, self.included, burns)
-
 
 class Tip(NamedTuple):
     """The newest day that was poured, ready to take more usage on top."""
@@ -129,15 +124,13 @@ class Tip(NamedTuple):
 
 
 class Books:
-    """The books of one product of one channel: the open days, and where they begin."""
+    """The books of one product of one channel: what was used and booked on the open days."""
 
     __slots__ = (
-        "base",
         "days",
         "dirty_from",
         "fixed_days",
         "growth",
-        "newest",
         "poured_through",
         "quiet",
         "tallies",
@@ -146,15 +139,10 @@ class Books:
         "usage_cache",
     )
 
-    def __init__(self, tallies: Counts | Readings, base: PourState | None) -> None:
+    def __init__(self, tallies: Counts | Readings) -> None:
         self.tallies = tallies
-        # As it was when the earliest open cycle began; None until somebody asks: see resuming.
-        self.base = base
         self.days: dict[date, DayPour] = {}  # What is booked of the open days.
         self.dirty_from: date | None = None  # The first day that must be poured again.
-        # The states in which the newest days began: usage mostly comes for these, and pours from
-        # there.
-        self.newest: list[tuple[date, PourState]] = []
         self.poured_through: date | None = None
         # Usage of the newest day that is to be poured on top of it. Nothing else has changed.
         self.tip: Tip | None = None
@@ -359,7 +347,7 @@ class Account:
         if product not in self.books:
             adds_up = PRODUCTS[product].adds_up
             tallies = Readings() if adds_up in ("level", "distinct") else Counts()
-            books = self.books[product] = Books(tallies, PourState(self.open_from))
+            books = self.books[product] = Books(tallies)
             books.dirty_from = self.open_from
         return self.books[product]
 

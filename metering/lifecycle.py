@@ -28,7 +28,6 @@ from metering.lots import Lot, burn_order, renewed_name
 from metering.periods import ONE_DAY, billing_date_up_to, day_of, first_instant
 from metering.prices import quote
 from metering.quantities import quantity_of
-from metering.resuming import base_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -316,7 +315,7 @@ def _refund(
     lot = _lot_there(account, order.lot)
     if on > lot.starts_on + REFUND_DAYS * ONE_DAY:
         raise Refused("refund_window_over")
-    if _is_deducted(account, lot):
+    if lot.expired or any(window.taken for window in lot.windows):
         raise Refused("already_deducted")
     _next(account)
     lot.is_refunded = True
@@ -399,16 +398,6 @@ def _waiting_reservation(account: Account, name: str, on: date) -> Reservation:
     if executes_on is not None and on >= executes_on:
         raise Refused("unknown_reservation")
     return reservation
-
-
-def _is_deducted(account: Account, lot: Lot) -> bool:
-    books = account.books.get(lot.product.name)
-    if books is None:
-        return False
-    burn = base_of(account, lot.product.name).burns.get(lot.lot)
-    if burn is not None and any(burn.taken):
-        return True
-    return any(key.lot == lot.lot for pour in books.days.values() for key in pour.fills)
 
 
 def _add_lot(

@@ -147,10 +147,6 @@ class Burn:
     window: int = 0  # The running one.
     drawn: int = 0  # By usage in the running window.
 
-    def copy(self) -> Burn:
-        """Copy, so that the past can be poured from again."""
-        return Burn(self.taken.copy(), self.window, self.drawn)
-
     def pool(self, lot: Lot) -> int:
         """Sum what the lot still holds."""
         return lot.bought - sum(self.taken)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metering.accounts import DayPour, Standing
 from metering.lifecycle import Happening
 from metering.periods import ONE_DAY
 from metering.quantities import quantity_text
-from metering.resuming import base_of
+from metering.resuming import evening_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
-    from metering.accounts import Account
+    from metering.accounts import Account, DayPour
     from metering.catalog import Catalog
 
     # Says of the beginning and of the end of a day whether a threshold is reached.
@@ -86,7 +85,7 @@ def _crossings(
     account: Account, catalog: Catalog, product: str, poured: Sequence[DayPour], today: date
 ) -> Iterator[Happening]:
     thresholds = catalog.thresholds
-    before = _day_before(account, product, poured[0].on)
+    before = evening_before(account, product, poured[0].on)
 
     if product == "pu":
         for percent in thresholds.lot_low:
@@ -189,25 +188,3 @@ def _usage_reaches(percent: int, limits: dict[date, int | None]) -> Reached:
         )
 
     return reached
-
-
-def _day_before(account: Account, product: str, day: date) -> DayPour:
-    """Find how things stood at the end of the last day before one on which anything happened."""
-    books = account.books[product]
-    earlier = [on for on in books.days if on < day]
-    if earlier:
-        return books.days[max(earlier)]
-    last_closed = account.open_from - ONE_DAY
-    base = base_of(account, product)
-    lots = [
-        lot
-        for lot in account.lots_of(product)
-        if lot.is_valid(last_closed) and lot.lot in base.burns
-    ]
-    burns = [(lot, base.burns[lot.lot]) for lot in lots]
-    standing = Standing(
-        0, sum(burn.drawn for _, burn in burns), sum(burn.pool(lot) for lot, burn in burns)
-    )
-    quota, bought = sum(lot.quota for lot in lots), sum(lot.bought for lot in lots)
-    # The usage of a closed cycle is of no concern to the next one.
-    return DayPour(last_closed, last_closed, {}, standing, standing, quota, bought)

@@ -1,14 +1,14 @@
-"""Go on from books as they were loaded: what is booked says where they stand.
+"""Where the books of a product stand on a day, by what is booked.
 
-To pour the open days of a product again takes several times as long as to see it from the windows
-of its lots, which move with all that is booked.
+The windows of its lots move with all that is booked. Less what the days from one on hold, they say
+how that day began: nothing has to be poured again to know it, or kept.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metering.accounts import UNKNOWN, DayPour, PourState, Standing, Tip
+from metering.accounts import DayPour, PourState, Standing, Tip
 from metering.lots import Burn
 from metering.periods import ONE_DAY
 
@@ -16,53 +16,53 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
 
-    from metering.accounts import Account, Books, Fills
+    from metering.accounts import Account, Fills
     from metering.catalog import Catalog
     from metering.lots import Lot
 
 
-def base_of(account: Account, product: str) -> PourState:
-    """Find where the open days begin: what is booked in all, less what the open days hold."""
-    books = account.books[product]
-    if books.base is None:
-        last_closed = account.open_from - ONE_DAY
-        books.base = PourState(account.open_from)
-        for lot in account.lots_of(product):
-            if lot.starts_on < account.open_from <= lot.expires_on:
-                books.base.burns[lot.lot] = _burn_before(books, lot, last_closed)
-    return books.base
+def state_before(account: Account, product: str, day: date) -> PourState:
+    """Find how an open day began, before anything was due on it."""
+    books, evening = account.books[product], day - ONE_DAY
+    state = PourState(account.cycle_on(evening) if evening >= account.open_from else day)
+    for lot in account.lots_of(product):
+        if lot.starts_on < day <= lot.expires_on:
+            state.burns[lot.lot] = _burn_as_booked(lot, evening)
+    for on, pour in books.days.items():
+        if on >= day:
+            _take_back(state, pour.fills)
+        elif on >= state.cycle_on:
+            _add_usage(state, pour.fills)
+    return state
 
 
 def tip_as_booked(account: Account, catalog: Catalog, product: str) -> Tip | None:
     """Make the day up to which a product was poured ready to take more usage on top; None where
     there is something to pour first.
-
-    What was reached as that day began was told then, so the evening before may stand as it did.
     """
     books, today = account.books[product], account.settled_on
     if books.dirty_from is not None or books.poured_through != today or today is None:
         return None
-    cycle_on = account.cycle_on(today)
-    state = PourState(cycle_on)
+    state = state_before(account, product, today + ONE_DAY)
     lots = [lot for lot in account.lots_of(product) if lot.is_valid(today)]
-    for lot in lots:
-        state.burns[lot.lot] = _burn_on(lot, today)
-    for on, pour in books.days.items():
-        if on >= cycle_on:
-            add_usage(state, pour)
-    burns = list(state.burns.values())
-    after = standing(state, lots, burns)
+    burns = [state.burns[lot.lot] for lot in lots]
+    cycle_on, after = account.cycle_on(today), standing(state, lots, burns)
     quota, bought = sum([lot.quota for lot in lots]), sum([lot.bought for lot in lots])
     fills = books.days[today].fills if today in books.days else {}
-    before = _standing_before(after, fills, has_pool=not lots or not lots[0].product.is_windowed)
-    evening = books.days.get(today - ONE_DAY)
-    booked = evening.fills if evening is not None else {}
-    books.days[today - ONE_DAY] = DayPour(
-        today - ONE_DAY, cycle_on, booked, UNKNOWN, before, quota, bought
-    )
+    before = _standing_before(after, fills, has_pool=product == "pu")
     pour = books.days[today] = DayPour(today, cycle_on, fills, before, after, quota, bought)
     included = account.allowance_on(catalog, product, today).included
     return Tip(today, pour, state, included, lots, burns)
+
+
+def evening_before(account: Account, product: str, day: date) -> DayPour:
+    """Find how the day before an open one ended."""
+    evening = day - ONE_DAY
+    state = state_before(account, product, day)
+    lots = [lot for lot in account.lots_of(product) if lot.is_valid(evening)]
+    ended = standing(state, lots, [state.burns[lot.lot] for lot in lots])
+    quota, bought = sum([lot.quota for lot in lots]), sum([lot.bought for lot in lots])
+    return DayPour(evening, state.cycle_on, {}, ended, ended, quota, bought)
 
 
 def standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:
@@ -76,31 +76,28 @@ def standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> S
     return Standing(state.usage, drawn, pool)
 
 
-def add_usage(state: PourState, pour: DayPour) -> None:
-    """Move what a state has used in its cycle on by a day that is booked."""
-    for key, quantity in pour.fills.items():
-        if key.source not in ("minimum", "expired"):
-            state.usage += quantity
-        if key.source == "included":
-            state.included += quantity
-
-
-def _burn_on(lot: Lot, day: date) -> Burn:
+def _burn_as_booked(lot: Lot, day: date) -> Burn:
     running = lot.window_of(day)
     window = lot.windows[running]
     drawn = window.own + window.carried + window.borrowed
     return Burn([each.taken for each in lot.windows], running, drawn)
 
 
-def _burn_before(books: Books, lot: Lot, last_closed: date) -> Burn:
-    burn = _burn_on(lot, last_closed)
-    for pour in books.days.values():
-        for key, quantity in pour.fills.items():
-            if key.lot == lot.lot and key.source != "expired":
-                burn.taken[key.quota] -= quantity
-                if key.window == burn.window and key.source != "minimum":
-                    burn.drawn -= quantity
-    return burn
+def _take_back(state: PourState, fills: Fills) -> None:
+    for key, quantity in fills.items():
+        burn = state.burns.get(key.lot)
+        if burn is not None and key.source != "expired":
+            burn.taken[key.quota] -= quantity
+            if key.window == burn.window and key.source != "minimum":
+                burn.drawn -= quantity
+
+
+def _add_usage(state: PourState, fills: Fills) -> None:
+    for key, quantity in fills.items():
+        if key.source not in ("minimum", "expired"):
+            state.usage += quantity
+        if key.source == "included":
+            state.included += quantity
 
 
 def _standing_before(after: Standing, fills: Fills, *, has_pool: bool) -> Standing:

@@ -13,7 +13,7 @@ from metering.accounts import DayPour, FillKey, Fills, PourState, Tip
 from metering.lots import Burn
 from metering.notices import growth_to_next
 from metering.periods import ONE_DAY
-from metering.resuming import add_usage, base_of, standing, tip_as_booked
+from metering.resuming import standing, state_before, tip_as_booked
 from metering.tallies import Readings
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from metering.accounts import Account, Books
     from metering.catalog import Catalog
     from metering.lots import Lot
-
-
-# Days whose beginning is kept: a batch seldom reaches further back, and each costs memory.
-NEWEST_DAYS = 2
 
 
 _INCLUDED, _POSTPAID = FillKey("included"), FillKey("postpaid")
@@ -55,8 +51,8 @@ def settle(
     books = account.books_of(product)
     if books.dirty_from is None and books.poured_through == today:
         return _pour_on_top(books, product, original_on) if books.growth else []
-    after, state = _starting_point(account, product)
-    tip = books.tip if books.tip is not None and books.tip.on < after else None
+    after, tip = _starting_point(account, product)
+    state = tip.state if tip is not None else state_before(account, product, after)
     days = days_to_pour(account, books, product, after=after, today=today)
     usage = usage_of(account, books, today)
     fixed_days = account.fixed_days(product, today)
@@ -65,9 +61,7 @@ def settle(
         books.look_from(after)
 
     poured: list[DayPour] = []
-    for left, day in zip(range(len(days), 0, -1), days, strict=True):
-        if left <= NEWEST_DAYS:
-            books.newest.append((day, state.copy()))
+    for day in days:
         if tip is None or day in fixed_days:
             books.look_from(day)
             included = account.allowance_on(catalog, product, day).included
@@ -76,7 +70,6 @@ def settle(
         else:
             tip = _pour_next_day(books, tip, day, usage[day])
         poured.append(tip.pour)
-    del books.newest[:-NEWEST_DAYS]
     books.tip, books.growth = tip, 0
 
     booked = {on: books.days.pop(on) for on in [on for on in books.days if on >= after]}
@@ -162,19 +155,11 @@ def book(account: Account, entries: Iterable[Entry]) -> None:
 
 
 def freeze(account: Account, product: str, *, until: date) -> None:
-    """Close all days before a day: their books are the new starting point."""
+    """Close all days before a day. What is booked of them stays with the lots."""
     books = account.books[product]
-    lots = account.open_lots_of(product)
-    state = base_of(account, product).copy()
-    for on in sorted(books.days):
-        if on >= until:
-            break
-        replay(state, books.days[on], lots)
-    books.base = state
     books.days = {on: pour for on, pour in books.days.items() if on >= until}
     books.tallies.forget_before(until)
     books.usage_cache = None
-    books.newest = [(day, state) for day, state in books.newest if day >= until]
     if books.tip is not None and books.tip.on < until:
         books.tip = None
 
@@ -248,46 +233,19 @@ def _pour_usage(
     assert sum(fills.values()) - deducted == usage
 
 
-def replay(state: PourState, pour: DayPour, lots: Sequence[Lot]) -> None:
-    """Move a state over a day that is booked, without deciding anything again."""
-    if pour.cycle_on != state.cycle_on:
-        state.cycle_on, state.usage, state.included = pour.cycle_on, 0, 0
-    _move_windows(state, lots, pour.on)
-    add_usage(state, pour)
-    for key, quantity in pour.fills.items():
-        if key.lot in state.burns and key.source != "expired":
-            state.burns[key.lot].taken[key.quota] += quantity
-            if key.source != "minimum":
-                state.burns[key.lot].drawn += quantity
-
-
-def _move_windows(state: PourState, lots: Sequence[Lot], on: date) -> None:
-    """Move the windows on to a day that is booked: what they owed when they ended is booked too."""
-    for lot in lots:
-        if on >= lot.expires_on:
-            state.burns.pop(lot.lot, None)
-        elif lot.is_valid(on):
-            burn = _burn_of(state, lot)
-            if burn.window != lot.window_of(on):
-                burn.window, burn.drawn = lot.window_of(on), 0
-
-
-def _starting_point(account: Account, product: str) -> tuple[date, PourState]:
-    """Find the latest day from which everything that changed can be poured again."""
-    books = account.books[product]
-    tip = books.tip
-    if (
-        tip is not None
-        and not books.growth
-        and (books.dirty_from is None or tip.on < books.dirty_from)
-    ):
+def _starting_point(account: Account, product: str) -> tuple[date, Tip | None]:
+    """Find the first day that is to be poured, and the newest one if that ended before it."""
+    books, tip = account.books[product], account.books[product].tip
+    candidates = [] if books.dirty_from is None else [books.dirty_from]
+    if books.poured_through is not None:
+        candidates.append(books.poured_through + ONE_DAY)
+    if tip is not None and books.growth:
+        candidates.append(tip.on)
+    after = max(min(candidates), account.open_from)
+    if tip is not None and tip.on < after:
         # Nothing but days after it: most days come so.
-        return tip.on + ONE_DAY, tip.state
-    while books.newest:
-        day, state = books.newest.pop()
-        if books.dirty_from is None or day <= books.dirty_from:
-            return day, state
-    return account.open_from, base_of(account, product).copy()
+        return tip.on + ONE_DAY, tip
+    return after, None
 
 
 def _burn_of(state: PourState, lot: Lot) -> Burn:

@@ -271,8 +271,7 @@ def _as_poured(account: Account) -> None:
     for name in {held.product.name for held in account.lots.values() if held.product.is_metered}:
         account.books_of(name)
     for books in account.books.values():
-        books.base, books.dirty_from = None, None
-        books.poured_through = account.settled_on
+        books.dirty_from, books.poured_through = None, account.settled_on
 
 
 class Changes:

@@ -143,17 +143,6 @@ def test_a_renewed_lot_goes_back_to_a_purchase():
     assert base_name("a~2~3") == "a"
 
 
-def test_a_burn_is_copied_apart():
-    burn = Burn([1, 2], window=1, drawn=3)
-
-    copy = burn.copy()
-    copy.taken[0] = 9
-    copy.drawn = 9
-
-    assert copy == Burn([9, 2], window=1, drawn=9)
-    assert burn == Burn([1, 2], window=1, drawn=3)
-
-
 def test_a_burn_knows_what_its_lot_still_holds():
     assert Burn([100_000, 50_000, *[0] * 10]).pool(a_lot()) == 1_050_000
 

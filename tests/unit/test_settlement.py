@@ -13,8 +13,8 @@ from metering.catalog import PRODUCTS, Allowance, shipped_catalog
 from metering.lots import NO_WINDOWS, Burn, Lot, Window
 from metering.notices import look
 from metering.periods import ONE_DAY
+from metering.resuming import state_before
 from metering.settlement import (
-    NEWEST_DAYS,
     Entry,
     book,
     days_to_pour,
@@ -57,16 +57,6 @@ def an_account(*lots, plan="enterprise"):
         lot.changed = NO_WINDOWS
     account.unsaved.lots = frozenset()
     account.unsaved.windows = frozenset()
-    return account
-
-
-def with_lots_begun(account, product):
-    """Let the lots that began before the books stand where they stood the day before."""
-    burns = account.books_of(product).base.burns
-    day_before = START - ONE_DAY
-    for lot in account.lots.values():
-        if lot.is_valid(day_before):
-            burns[lot.lot] = Burn([0] * lot.quotas, lot.window_of(day_before))
     return account
 
 
@@ -704,16 +694,6 @@ def test_a_day_that_is_poured_again_is_the_first_to_be_looked_at():
     assert account.books["workflow"].unlooked_from == day(5)
 
 
-def test_the_beginnings_of_only_a_few_days_are_kept():
-    account = an_account()
-    for number in range(1, 20):
-        use(account, day(number), 1)
-        settled(account, day(number))
-
-    kept = [on for on, _ in account.books["workflow"].newest]
-    assert kept == [day(number) for number in range(20 - NEWEST_DAYS, 20)]
-
-
 def test_a_use_before_all_that_is_kept_pours_from_the_beginning():
     account = an_account(a_lot())
     for number in range(10, 20):
@@ -850,8 +830,9 @@ def test_closed_days_are_the_new_starting_point():
     books = account.books["workflow"]
     assert set(books.days) == {FEBRUARY, day(3, 2)}
     assert set(books.tallies.by_day) == {day(3, 2)}
-    assert (books.base.cycle_on, books.base.usage, books.base.included) == (START, 130_000, 0)
-    assert books.base.burns == {"l-1": Burn([100_000, 30_000, *[0] * 10], drawn=130_000)}
+    began = state_before(account, "workflow", FEBRUARY)
+    assert (began.cycle_on, began.usage, began.included) == (FEBRUARY, 0, 0)
+    assert began.burns == {"l-1": Burn([100_000, 30_000, *[0] * 10], drawn=130_000)}
     account.touch_all(START)
     assert settled(account, day(4, 2)) == []
 
@@ -873,18 +854,6 @@ def test_after_closing_everything_can_be_poured_again_from_there():
     assert after == {on: poured for on, poured in before.items() if on >= FEBRUARY}
 
 
-def test_closing_keeps_the_beginnings_of_open_days_only():
-    account = an_account()
-    for number in (29, 30, 31):
-        use(account, day(number), 1)
-    use(account, day(2, 2), 1)
-    settled(account, day(3, 2))
-
-    frozen(account, FEBRUARY)
-
-    assert [on for on, _ in account.books["workflow"].newest] == [FEBRUARY, day(2, 2)]
-
-
 def test_levels_carry_over_the_closing():
     account = an_account()
     report(account, day(5), 100)
@@ -894,64 +863,57 @@ def test_levels_carry_over_the_closing():
     frozen(account, FEBRUARY, "mu")
 
     assert usage_of(account, account.books["mu"], day(4, 2)) == {FEBRUARY: 100_000}
-    assert account.books["mu"].base.usage == 100_000
     account.touch_all(START)
     assert settled(account, day(4, 2), "mu") == []
 
 
-def test_a_starting_point_within_a_cycle_knows_all_that_the_cycle_used():
+def test_how_a_day_began_holds_all_that_its_cycle_used():
     account = an_account(plan="growth")
     report(account, day(5), 1000)
     report(account, day(5, 2), 1500)
     settled(account, day(10, 2), "mu")
 
-    freeze(account, "mu", until=day(9, 2))
+    began = state_before(account, "mu", day(9, 2))
 
-    base = account.books["mu"].base
-    assert (base.cycle_on, base.usage, base.included) == (FEBRUARY, 1_500_000, 1_500_000)
+    assert (began.cycle_on, began.usage, began.included) == (FEBRUARY, 1_500_000, 1_500_000)
 
 
-def test_what_was_deducted_or_expired_is_no_usage_of_the_starting_point():
+def test_what_was_deducted_or_expired_is_no_usage_of_the_days_before():
     account = an_account(a_lot(), a_lot(name="l-0", starts_on=date(2023, 2, 5)))
     use(account, day(4, 2), 20)
     use(account, day(6, 2), 30)
     entries = settled(account, day(10, 2))
 
-    freeze(account, "workflow", until=day(9, 2))
-
     assert {entry.fill.source for entry in entries} == {"own", "minimum", "expired"}
-    assert account.books["workflow"].base.usage == 50_000
+    assert state_before(account, "workflow", day(9, 2)).usage == 50_000
 
 
-def test_closing_does_not_forget_what_the_cycle_took_of_what_is_included():
+def test_how_a_day_began_holds_what_the_cycle_took_of_what_is_included():
     account = an_account(plan="growth")
     report(account, day(5), 2000)
     settled(account, day(4, 2), "mu")
 
-    freeze(account, "mu", until=day(15))
-
-    assert account.books["mu"].base.included == 2_000_000
+    assert state_before(account, "mu", day(15)).included == 2_000_000
 
 
-def test_a_lot_that_expired_is_gone_from_the_starting_point():
+def test_a_lot_is_gone_on_the_day_after_it_expired():
     account = an_account(a_lot(starts_on=date(2023, 1, 10)))
     use(account, day(5), 30)
     settled(account, day(12))
-    assert account.lots["l-1"].expired == 600_000
+    assert account.lots["l-1"].expired == 1_150_000
 
-    freeze(account, "workflow", until=day(11))
+    assert state_before(account, "workflow", day(10)).burns == {
+        "l-1": Burn([0] * 11 + [30_000], window=11, drawn=30_000)
+    }
+    assert state_before(account, "workflow", day(11)).burns == {}
 
-    assert account.books["workflow"].base.burns == {}
 
-
-def test_a_lot_that_gave_nothing_yet_is_in_the_starting_point():
+def test_a_lot_that_gave_nothing_yet_is_in_how_a_day_began():
     account = an_account(a_lot(starts_on=day(20)), a_lot(name="pu", product="pu"))
     account.lots["on"] = Lot("on", PRODUCTS["white_label"], 1000, START, None, None)
     settled(account, day(4, 2))
 
-    freeze(account, "workflow", until=day(21))
-
-    burns = account.books["workflow"].base.burns
+    burns = state_before(account, "workflow", day(21)).burns
     assert burns["l-1"] == Burn([0] * 12)
     assert "on" not in burns
 
@@ -963,12 +925,12 @@ def test_a_lot_that_gave_nothing_yet_is_in_the_starting_point():
     st.integers(1, 12),
     st.sampled_from(("growth", "enterprise", "trial")),
 )
-def test_replaying_booked_days_leads_where_pouring_them_led(uses, bought, closed, plan):
+def test_closing_any_number_of_cycles_leaves_the_open_days_as_they_are(uses, bought, closed, plan):
     lots = [
         a_lot(units, f"l-{number}", product="mu", starts_on=START + starts * ONE_DAY)
         for number, (starts, units) in enumerate(bought)
     ]
-    account = with_lots_begun(an_account(*lots, plan=plan), "mu")
+    account = an_account(*lots, plan=plan)
     today = START
     for later, level in sorted(uses):
         today = START + timedelta(days=later)
@@ -1223,7 +1185,7 @@ def test_use_on_top_and_of_days_that_follow_fills_the_same(uses, bought, product
             a_lot(units, f"l-{number}", product=product, starts_on=START + starts * ONE_DAY)
             for number, (starts, units) in enumerate(bought)
         ]
-        return with_lots_begun(an_account(*lots, plan=plan), product)
+        return an_account(*lots, plan=plan)
 
     def grown(account):
         if product == "mu":
@@ -1240,7 +1202,7 @@ def test_use_on_top_and_of_days_that_follow_fills_the_same(uses, bought, product
             books = account.books[product]
             if account is again:
                 books.touch(START)
-                books.tip, books.newest = None, []
+                books.tip = None
             entries = settle(account, SHARED, product, today=today)
             book(account, entries)
             news = look(account, SHARED, product, today=today)
@@ -1257,8 +1219,7 @@ def test_use_on_top_and_of_days_that_follow_fills_the_same(uses, bought, product
 def as_loaded(account, product):
     """Let go of all that is not in the database."""
     books = account.books[product]
-    books.base, books.tip, books.quiet, books.usage_cache = None, None, 0, None
-    books.newest = []
+    books.tip, books.quiet, books.usage_cache = None, 0, None
     books.days = {
         on: DayPour(on, poured.cycle_on, dict(poured.fills), UNKNOWN, UNKNOWN, 0, 0)
         for on, poured in books.days.items()
@@ -1284,7 +1245,7 @@ def test_books_that_were_loaded_go_on_as_if_they_had_stayed(uses, bought, limits
             a_lot(units, f"l-{number}", product=product, starts_on=START + starts * ONE_DAY)
             for number, (starts, units) in enumerate(bought)
         ]
-        account = with_lots_begun(an_account(*lots, plan=plan), product)
+        account = an_account(*lots, plan=plan)
         for number, limit in sorted(limits.items()):
             on = START + number * ONE_DAY
             account.set_value("limit", product, Setting(number, number, on, limit))
@@ -1328,11 +1289,10 @@ def test_the_open_days_are_not_poured_again_after_loading():
 
     assert account.books["workflow"].growth == 50_000
     assert [entry.fill for entry in settled(account, day(6))] == [own()]
-    assert account.books["workflow"].base is None
 
 
 @pytest.mark.parametrize("left", ["to pour", "a day behind"])
-def test_what_is_to_be_poured_after_loading_is_poured_from_the_base(left):
+def test_where_there_is_something_to_pour_first_nothing_is_poured_on_top(left):
     account = an_account(a_lot())
     use(account, day(5), 30)
     settled(account, day(6))
