@@ -285,7 +285,7 @@ def _keep_large_blocks_apart() -> None:
     used.
 
     glibc puts blocks into its heap that are not larger than one that was freed before, and keeps
-    what others stand behind: up to a tenth of a member's memory at a backlog.
+    what others stand behind: some 20 of 320 MiB at a long backlog.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Where the C library is glibc.
     if mallopt is not None:

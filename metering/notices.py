@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metering.booked import evening_before
 from metering.lifecycle import Happening
 from metering.periods import ONE_DAY
 from metering.quantities import quantity_text
-from metering.resuming import evening_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -10,10 +10,10 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.accounts import DayPour, FillKey, Fills, PourState, Tip
+from metering.booked import held_by, standing, state_before, tip_as_booked
 from metering.lots import Burn
 from metering.notices import growth_to_next
 from metering.periods import ONE_DAY
-from metering.resuming import standing, state_before, tip_as_booked
 from metering.tallies import Readings
 
 if TYPE_CHECKING:
@@ -203,8 +203,7 @@ def pour_day(
 
     _pour_usage(state, usage, included, valid, burns, fills)
     after = standing(state, valid, burns)
-    quota, bought = sum(lot.quota for lot in valid), sum(lot.bought for lot in valid)
-    pour = DayPour(day, cycle_on, fills, before, after, quota, bought)
+    pour = DayPour(day, cycle_on, fills, before, after, *held_by(valid))
     return Tip(day, pour, state, included, valid, burns)
 
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metering.accounts import UNKNOWN, Account, DayPour, FillKey, PourState, Setting, Standing
+from metering.booked import state_before
 from metering.catalog import PRODUCTS, Allowance, shipped_catalog
 from metering.lots import NO_WINDOWS, Burn, Lot, Window
 from metering.notices import look
 from metering.periods import ONE_DAY
-from metering.resuming import state_before
 from metering.settlement import (
     Entry,
     book,

@@ -47,10 +47,9 @@ def tip_as_booked(account: Account, catalog: Catalog, product: str) -> Tip | Non
     lots = [lot for lot in account.lots_of(product) if lot.is_valid(today)]
     burns = [state.burns[lot.lot] for lot in lots]
     cycle_on, after = account.cycle_on(today), standing(state, lots, burns)
-    quota, bought = sum([lot.quota for lot in lots]), sum([lot.bought for lot in lots])
     fills = books.days[today].fills if today in books.days else {}
     before = _standing_before(after, fills, has_pool=product == "pu")
-    pour = books.days[today] = DayPour(today, cycle_on, fills, before, after, quota, bought)
+    pour = books.days[today] = DayPour(today, cycle_on, fills, before, after, *held_by(lots))
     included = account.allowance_on(catalog, product, today).included
     return Tip(today, pour, state, included, lots, burns)
 
@@ -61,8 +60,7 @@ def evening_before(account: Account, product: str, day: date) -> DayPour:
     state = state_before(account, product, day)
     lots = [lot for lot in account.lots_of(product) if lot.is_valid(evening)]
     ended = standing(state, lots, [state.burns[lot.lot] for lot in lots])
-    quota, bought = sum([lot.quota for lot in lots]), sum([lot.bought for lot in lots])
-    return DayPour(evening, state.cycle_on, {}, ended, ended, quota, bought)
+    return DayPour(evening, state.cycle_on, {}, ended, ended, *held_by(lots))
 
 
 def standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:
@@ -74,6 +72,11 @@ def standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> S
         if not lot.product.is_windowed:
             pool += burn.pool(lot)
     return Standing(state.usage, drawn, pool)
+
+
+def held_by(lots: Sequence[Lot]) -> tuple[int, int]:
+    """Sum the quotas of some lots, and what they were bought with."""
+    return sum([lot.quota for lot in lots]), sum([lot.bought for lot in lots])
 
 
 def _burn_as_booked(lot: Lot, day: date) -> Burn:
