@@ -65,8 +65,8 @@ LEAVE_SECONDS_MAX = 5
 # What may still hang when all is over: a client that cannot say goodbye, a socket nobody answers.
 EXIT_SECONDS_MAX = 10
 
-# New objects after which the collector of reference cycles looks at them.
-GARBAGE_OBJECTS_MIN = 1_000_000
+# New objects after which the collector of reference cycles looks at them: more than there are.
+GARBAGE_OBJECTS_MIN = 5_000_000
 # It looks at what is new so often besides: a failure leaves few objects, but they can hold much …
 GARBAGE_SECONDS = 30
 # … and every so many times at all there is: what was in use when it looked counts as old after.
@@ -270,10 +270,12 @@ def _why_not_ready(partitions: Partitions, stop: asyncio.Event) -> list[str]:
 
 
 def _look_for_garbage_seldom() -> None:
-    """Let the collector of reference cycles run some times a batch, not hundreds of times.
+    """Let the collector of reference cycles run by the clock, and else only where there would be
+    very many.
 
     A batch makes millions of short-lived tuples and nearly no cycles: to look at all of them again
-    and again took a third of the time.
+    and again took a third of the time, and to look once at the million that accounts of a large
+    batch are, a second.
     """
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from metering import lifecycle, notices, settlement, statements
+from metering import booked, lifecycle, notices, settlement, statements
 from metering.commands import Command, Register
 from metering.errors import Refused, Rejected
 from metering.events import Count, Reading, Void
@@ -218,7 +218,7 @@ class Intake:
     def _grow(self, account: Account, product: str, on: date, quantity: int) -> None:
         books = account.books[product]
         if books.tip is None and on == account.settled_on:
-            settlement.go_on(account, self.catalog, product)
+            go_on(account, self.catalog, product)
         books.grow(on, quantity)
 
     def _pu_of(self, tariff: Tariff, on: date) -> int:
@@ -545,3 +545,11 @@ class Intake:
 
     def _tell(self, account: Account, happenings: Iterable[Happening], today: date) -> None:
         self.effects.happenings += [(account.channel, happening, today) for happening in happenings]
+
+
+def go_on(account: Account, catalog: Catalog, product: str) -> None:
+    """Make the newest day of books that were loaded ready to take more usage on top, if it can."""
+    books = account.books[product]
+    books.tip = booked.tip_as_booked(account, catalog, product)
+    if books.tip is not None:
+        books.quiet = notices.growth_to_next(account, catalog, product, books.tip.pour) - 1

@@ -10,9 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.accounts import DayPour, FillKey, Fills, PourState, Tip
-from metering.booked import held_by, standing, state_before, tip_as_booked
+from metering.booked import held_by, standing, state_before
 from metering.lots import Burn
-from metering.notices import growth_to_next
 from metering.periods import ONE_DAY
 from metering.tallies import Readings
 
@@ -78,14 +77,6 @@ def settle(
     books.dirty_from = None
     books.poured_through = today
     return entries
-
-
-def go_on(account: Account, catalog: Catalog, product: str) -> None:
-    """Make the newest day of books that were loaded ready to take more usage on top, if it can."""
-    books = account.books[product]
-    books.tip = tip_as_booked(account, catalog, product)
-    if books.tip is not None:
-        books.quiet = growth_to_next(account, catalog, product, books.tip.pour) - 1
 
 
 def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Reference cycles are let go before they are a million objects, and memory is given back."""
+"""Reference cycles are let go before they take much, and memory that nobody uses is given back."""
 
 import asyncio
 import ctypes

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from metering.accounts import UNKNOWN, Account, DayPour, FillKey, PourState, Setting, Standing
 from metering.booked import state_before
 from metering.catalog import PRODUCTS, Allowance, shipped_catalog
+from metering.intake import go_on
 from metering.lots import NO_WINDOWS, Burn, Lot, Window
 from metering.notices import look
 from metering.periods import ONE_DAY
@@ -19,7 +20,6 @@ from metering.settlement import (
     book,
     days_to_pour,
     freeze,
-    go_on,
     pour_day,
     settle,
     usage_of,
