@@ -46,7 +46,7 @@ __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt",
 # Names of channels that have a row.
 KNOWN_CHANNELS_MAX = 200_000
 
-# The accounts of so many channels of a batch are in memory at once, some 40 KiB each. More take no
+# The accounts of so many channels of a batch are in memory at once, some 34 KiB each. More take no
 # longer: only with fewer what comes with each group shows.
 GROUP_CHANNELS_MAX = 1_000
 
