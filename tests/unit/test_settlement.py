@@ -1161,6 +1161,14 @@ def test_a_day_that_waits_for_its_look_is_not_passed_over_by_a_later_one():
     assert books.unlooked_from == day(4)
 
 
+USES_ON_TOP = st.lists(
+    st.tuples(st.sampled_from((0, 0, 0, 0, 1, 9, 31)), st.integers(0, 250)),
+    min_size=1,
+    max_size=25,
+)
+LOTS_BOUGHT = st.lists(
+    st.tuples(st.integers(-400, 60), st.sampled_from((1, 7, 100, 101.001))), max_size=4
+)
 SHARED = replace(
     CATALOG,
     plans=CATALOG.plans
@@ -1170,12 +1178,8 @@ SHARED = replace(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from((0, 0, 0, 0, 1, 9, 31)), st.integers(0, 250)),
-        min_size=1,
-        max_size=25,
-    ),
-    st.lists(st.tuples(st.integers(-400, 60), st.sampled_from((1, 7, 100, 101.001))), max_size=4),
+    USES_ON_TOP,
+    LOTS_BOUGHT,
     st.sampled_from(("workflow", "pu", "mu")),
     st.sampled_from(("growth", "enterprise", "early_stage", "trial")),
 )
@@ -1229,12 +1233,8 @@ def as_loaded(account, product):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.sampled_from((0, 0, 0, 0, 1, 9, 31)), st.integers(0, 250)),
-        min_size=1,
-        max_size=25,
-    ),
-    st.lists(st.tuples(st.integers(-400, 60), st.sampled_from((1, 7, 100, 101.001))), max_size=4),
+    USES_ON_TOP,
+    LOTS_BOUGHT,
     st.dictionaries(st.integers(0, 90), st.sampled_from((None, 10, 300)), max_size=4),
     st.sampled_from(("workflow", "pu", "mu")),
     st.sampled_from(("growth", "enterprise", "early_stage", "trial")),
