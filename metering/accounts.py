@@ -99,17 +99,11 @@ class PourState:
 
     __slots__ = ("burns", "cycle_on", "included", "usage")
 
-    def __init__(
-        self,
-        cycle_on: date,
-        usage: int = 0,
-        included: int = 0,
-        burns: dict[str, Burn] | None = None,
-    ) -> None:
+    def __init__(self, cycle_on: date) -> None:
         self.cycle_on = cycle_on
-        self.usage = usage  # Of the cycle so far.
-        self.included = included  # Taken in the cycle so far.
-        self.burns = burns if burns is not None else {}
+        self.usage = 0  # Of the cycle so far.
+        self.included = 0  # Taken in the cycle so far.
+        self.burns: dict[str, Burn] = {}
 
 
 class Tip(NamedTuple):

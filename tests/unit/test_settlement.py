@@ -12,7 +12,7 @@ from metering.accounts import UNKNOWN, Account, DayPour, FillKey, PourState, Set
 from metering.booked import state_before
 from metering.catalog import PRODUCTS, Allowance, shipped_catalog
 from metering.intake import go_on
-from metering.lots import NO_WINDOWS, Burn, Lot, Window
+from metering.lots import Burn, Lot, Window
 from metering.notices import look
 from metering.periods import ONE_DAY
 from metering.settlement import (
@@ -54,7 +54,6 @@ def an_account(*lots, plan="enterprise"):
         account.set_value(name, "", Setting(ALWAYS, 0, date.min, value))
     for lot in lots:
         account.lots[lot.lot] = lot
-        lot.changed = NO_WINDOWS
     account.unsaved.lots = frozenset()
     account.unsaved.windows = frozenset()
     return account
