@@ -1,7 +1,7 @@
 # The image of the service and of its commands: `docker build -t lotmeter .`, then `docker run lotmeter --help`.
 
 # The Python that the tests run with.
-FROM python:3.11.13-slim-bookworm AS builder
+FROM python:3.11.13-bookworm AS builder
 WORKDIR /build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # What changes seldom comes first, so that a change of the code builds in seconds.
@@ -9,15 +9,16 @@ COPY deploy/image.lock deploy/image.lock
 RUN python -m venv /opt/lotmeter \
     && /opt/lotmeter/bin/pip install --require-hashes --no-deps -r deploy/image.lock
 COPY requirements.lock requirements.lock
-# The build backend is pinned too, in the lock of all extras.
-RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/ } wanted' \
+# What builds it is pinned too, in the lock of all extras.
+RUN awk '/^[a-z]/ { wanted = /^(hatchling|packaging|pathspec|pluggy|trove-classifiers|setuptools|mypy|mypy-extensions|ast-serialize|librt|typing-extensions)==/ } wanted' \
     requirements.lock > backend.lock \
     && pip install --require-hashes --no-deps -r backend.lock
 COPY pyproject.toml README.md ./
 COPY metering metering
 COPY consumer consumer
 COPY migrations migrations
-RUN pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
+COPY deploy/compiling.py deploy/compiling.py
+RUN HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
     && /opt/lotmeter/bin/pip install --no-deps wheels/*.whl \
     && /opt/lotmeter/bin/pip uninstall --yes pip setuptools
 

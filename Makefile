@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 # Not for every Python, so nobody else gets it.
 ATHERIS_VERSION := 3.0.0
 
-.PHONY: setup demo test bench bench-full bench-midnight check faults fuzz soak format dashboards pictures mutants \
+.PHONY: setup compiled demo test test-compiled bench bench-full bench-midnight check faults fuzz soak format dashboards pictures mutants \
 	lock clean
 
 setup: $(STAMP)
@@ -23,6 +23,20 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What people run is compiled where that is possible: the same code, its rules translated to C, which
+# needs a C compiler and Python's headers. It stands apart, so that nobody runs yesterday's code.
+COMPILED := build/compiled
+RUN_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
+compiled: $(COMPILED)/.built
+$(COMPILED)/.built: $(STAMP) deploy/compiling.py $(shell find metering consumer migrations \
+		-name '*.py' -o -name '*.toml' -o -name '*.sql')
+	rm -rf $(COMPILED)
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --target $(COMPILED) .
+	@touch $@
+CAN_COMPILE = $(shell command -v $(CC) >/dev/null && $(PYTHON) -c 'import pathlib, sys, sysconfig; \
+	sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' && echo compiled)
+
 # ARGS=--keep leaves it running and says how to use it.
 demo: setup
 	$(BIN)/lotmeter demo $(ARGS)
@@ -30,17 +44,21 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
+# The same tests of the compiled code. ARGS="tests/unit tests/properties" runs only some.
+test-compiled: compiled
+	$(RUN_COMPILED) $(BIN)/pytest --override-ini=pythonpath="$(CURDIR)/$(COMPILED) $(CURDIR)" $(ARGS)
+
 # ARGS=--quick for less than a minute; ARGS=--help says what else there is.
-bench: setup
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+bench: setup $(CAN_COMPILE)
+	$(RUN_COMPILED) $(BIN)/python -m tests.benchmarks $(ARGS)
 
 # Every kind of traffic, and Apache Kafka too: needs Java and Maven, and up to an hour.
-bench-full: setup
-	$(BIN)/python -m tests.benchmarks --full $(ARGS)
+bench-full: setup $(CAN_COMPILE)
+	$(RUN_COMPILED) $(BIN)/python -m tests.benchmarks --full $(ARGS)
 
 # The month of 100,000 channels ends at one instant; ARGS="--channels 10000" for a short look.
-bench-midnight: setup
-	$(BIN)/python -m tests.benchmarks.midnight $(ARGS)
+bench-midnight: setup $(CAN_COMPILE)
+	$(RUN_COMPILED) $(BIN)/python -m tests.benchmarks.midnight $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

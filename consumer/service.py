@@ -38,6 +38,7 @@ from consumer.retention import Retention
 from consumer.settings import BadSettings
 from consumer.unpacking import bound_unpacking
 from consumer.watchdogs import Stuck, Watchdogs, watching_the_loop
+from metering import settlement
 from metering.errors import BadCatalog
 from metering.meter import Meter
 from metering.storage.database import create_engine, describe
@@ -138,7 +139,13 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
 
         health = Health(lambda: _why_not_ready(partitions, stop))
         port = await stack.enter_async_context(health.serving(*settings.http_endpoint))
-        log.info("starting", owner=owner, http_port=port, topics=settings.topics)
+        log.info(
+            "starting",
+            owner=owner,
+            http_port=port,
+            topics=settings.topics,
+            is_compiled=not settlement.__file__.endswith(".py"),
+        )
         consumer.subscribe(settings.topics, listener=partitions)
         await stack.enter_async_context(_membership(consumer, stop))
         if stop.is_set():

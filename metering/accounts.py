@@ -5,20 +5,20 @@ tallies, fills.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from metering.catalog import PRODUCTS
-from metering.lots import burn_order
+from metering.lots import Burn, Lot, burn_order
 from metering.periods import ONE_DAY, billing_date_after, day_of, first_instant
 from metering.tallies import Counts, Readings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date
+    from collections.abc import Iterator
 
     from metering.catalog import Allowance, Catalog
-    from metering.lots import Burn, Lot
 
 # A window that runs when a cycle begins began at most this long before.
 LONGEST_MONTH = 31 * ONE_DAY
@@ -239,9 +239,13 @@ class Account:
 
     # Values
 
+    def put_value(self, name: ValueName, of: str, setting: Setting) -> None:
+        """Put in a value that was set before."""
+        insort(self.values.setdefault((name, of), []), setting)
+
     def set_value(self, name: ValueName, of: str, setting: Setting) -> None:
         """Set a value from its day on."""
-        insort(self.values.setdefault((name, of), []), setting)
+        self.put_value(name, of, setting)
         self.unsaved.settings.append((name, of, setting))
         self._starts.clear()
         self._closing = None

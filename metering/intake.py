@@ -8,6 +8,7 @@ read off after.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,16 +20,15 @@ from metering.events import Count, Reading, Void
 from metering.lifecycle import Happening
 from metering.periods import ONE_DAY, day_of
 from metering.quantities import quantity_of
+from metering.settlement import Entry
 from metering.tallies import Counts, Readings, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from datetime import date
 
     from metering.accounts import Account
     from metering.catalog import Catalog
     from metering.events import Tariff
-    from metering.settlement import Entry
 
 Message = Count | Reading | Void | Command
 

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import date
+from decimal import Decimal
 
+from metering.catalog import Product
 from metering.periods import MONTHS_OF_A_LOT, ONE_DAY, window_starts
-
-if TYPE_CHECKING:
-    from datetime import date
-    from decimal import Decimal
-
-    from metering.catalog import Product
-
 
 NO_WINDOWS: frozenset[int] = frozenset()
 

@@ -6,6 +6,7 @@ the day. It does not matter in which steps the books came there.
 
 from __future__ import annotations
 
+from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,6 @@ from metering.tallies import Readings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import date
 
     from metering.accounts import Account, Books
     from metering.catalog import Catalog

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HOME = "/opt/lotmeter"
+
+pytestmark = pytest.mark.skipif(
+    not (
+        shutil.which("cc", path=os.defpath)
+        and Path(sysconfig.get_path("include"), "Python.h").exists()
+    ),
+    reason="needs what the builder has: a C compiler and Python's headers",
+)
 
 
 def stages():
@@ -117,3 +126,14 @@ def test_it_runs_and_has_its_migrations_and_nothing_for_showing_and_trying(image
     )
     assert done.returncode == 1
     assert "the database does not answer" in done.stderr
+
+
+def test_its_rules_are_compiled(image):
+    python = image / "bin" / "python"
+    asked = "from metering import intake, settlement; print(intake.__file__, settlement.__file__)"
+
+    done = subprocess.run(
+        [python, "-c", asked], check=True, capture_output=True, text=True, cwd="/"
+    )
+
+    assert [Path(path).suffix for path in done.stdout.split()] == [".so", ".so"]

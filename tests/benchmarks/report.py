@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from metering import settlement
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "scale.md"
 PRINTED_WIDTH = 150
@@ -37,6 +39,7 @@ def opened() -> Document:
             "model": _model(),
             "memory_gibibytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30,
             "python": platform.python_version(),
+            "rules_are": "interpreted" if settlement.__file__.endswith(".py") else "compiled",
             **{name: version(name) for name in LIBRARIES},
         },
         "scenarios": [],

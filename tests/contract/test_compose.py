@@ -217,8 +217,9 @@ def test_the_image_is_small_and_runs_as_nobody():
     _, builder, image = DOCKERFILE.split("\nFROM ")
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
 
-    assert len(set(bases)) == 1
-    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+", bases[0])
+    # The builder has a compiler besides.
+    assert bases[0] == bases[1].replace("-slim", "")
+    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+", bases[1])
     assert "USER 10001:10001" in image
     assert "--require-hashes" in builder
     assert "RUN" not in image
@@ -257,7 +258,16 @@ def test_the_build_backend_is_found_in_the_lock():
     )
 
     names = re.findall(r"^([a-z-]+)==", done.stdout, re.MULTILINE)
-    assert names == ["hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers"]
+    backend = ["hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers"]
+    compiler = [
+        "ast-serialize",
+        "librt",
+        "mypy",
+        "mypy-extensions",
+        "setuptools",
+        "typing-extensions",
+    ]
+    assert names == sorted(backend + compiler)
     assert done.stdout.count("--hash=") >= len(names)
 
 
