@@ -11,6 +11,7 @@ from metering.intake import Identity, Place
 from metering.periods import HOUR, day_of, moment_of
 from metering.quantities import THOUSAND, quantity_of
 from metering.storage import database
+from metering.storage.database import OF_THESE, as_json
 from metering.storage.tables import command, event
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ SELECT c.* FROM arrived a JOIN command c ON c.channel = a.channel AND c.digest =
 """
 # Where there are few commands, one pass over what arrived finds them all: to look each event up
 # among the commands took a tenth of PostgreSQL's time.
-_MET_FEW_COMMANDS = """
-SELECT c.* FROM command c JOIN arrived a USING (channel, digest) WHERE c.channel = ANY ($1)
+_MET_FEW_COMMANDS = f"""
+SELECT c.* FROM command c JOIN arrived a USING (channel, digest) WHERE c.{OF_THESE}
 """
 _FIND = """
 SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)
@@ -202,7 +203,7 @@ async def met_before(
     found = await driver.fetch(_MET, sorted(months)) if months else []
     if have_few_commands:
         async with database.hash_joins(driver):
-            commands = await driver.fetch(_MET_FEW_COMMANDS, sorted(have_few_commands))
+            commands = await driver.fetch(_MET_FEW_COMMANDS, as_json(have_few_commands))
     else:
         commands = await driver.fetch(_MET_COMMANDS)
     return {**_identities(found), **_command_identities(commands)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metering.intake import Place
+from metering.storage.database import OF_THESE, as_json
 from metering.storage.outbox_store import Headers, pack_headers, unpack_headers
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ SELECT p.*, q.topic_partition FROM (
         ON p.channel = wanted.channel AND (p.digest = wanted.digest OR p.waits_for = wanted.digest)
 ) p JOIN position q ON q.number = p.position ORDER BY p.number
 """
-_CONCERNED = "SELECT DISTINCT channel FROM parked WHERE channel = ANY ($1)"
+_CONCERNED = f"SELECT DISTINCT channel FROM parked WHERE {OF_THESE}"
 _OVERDUE = """
 SELECT p.*, q.topic_partition FROM parked p JOIN position q ON q.number = p.position
 WHERE p.channel = ANY ($1) AND p.at < $2 ORDER BY p.number LIMIT $3
@@ -61,7 +62,7 @@ async def find(
     """Find what waits under these identities of these channels or for them, and all that waits for
     channels that register.
     """
-    rows = await driver.fetch(_CONCERNED, sorted(channels))
+    rows = await driver.fetch(_CONCERNED, as_json(channels))
     concerned = {row["channel"] for row in rows}
     if not concerned:
         return []
