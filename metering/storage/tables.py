@@ -10,6 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
+# The last of the migrations: these are the tables that it leaves.
+REVISION = "0005"
+
 metadata = sa.MetaData(
     naming_convention={
         "pk": "%(table_name)s_pkey",

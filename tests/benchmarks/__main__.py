@@ -52,7 +52,7 @@ MATRIX = [
         for channels in (100, 5_000, 100_000)
     ),
     [Scenario(f"only {mix}", mix=mix) for mix in MIXES if mix != "all"],
-    [ONE_MEMBER, Scenario("of three days", is_of_days=True)],
+    [ONE_MEMBER, Scenario("three times as long", length=3), Scenario("of three days", is_of_days=True)],
 ]  # fmt: skip
 ON_KAFKA = [USUAL, *SOME]
 
@@ -145,7 +145,7 @@ async def bench(told: argparse.Namespace) -> report.Document:
                     is_proved = not told.no_proof and (not told.full or scenario is scenarios[-1])
                     results = await runs.measure(
                         scenario,
-                        events=told.events,
+                        events=told.events * scenario.length,
                         runs=told.runs if scenario is USUAL or is_alone else 1,
                         proved=is_proved, profile=told.profile,
                     )  # fmt: skip

@@ -51,6 +51,7 @@ class Scenario:
     members: int = MEMBERS
     history: int = 0  # Events that are in the books before. The line without comes with it.
     is_of_days: bool = False  # Usage of two or three days, not of the last hours.
+    length: int = 1  # How many times the usual number of events.
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""

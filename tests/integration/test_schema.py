@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from asyncpg.exceptions import CheckViolationError, InsufficientPrivilegeError
 
 from consumer import simulate
@@ -114,6 +115,18 @@ async def test_a_month_on_which_nothing_is_booked_may_have_a_row_or_none(fresh_d
 
     assert with_rows == without_rows
     assert report.differences == []
+
+
+async def test_the_revision_that_the_program_wants_is_the_last_of_the_migrations(owner):
+    last = ScriptDirectory(str(schema.MIGRATIONS)).get_current_head()
+
+    assert await schema.revision_of(owner) == (last, last)
+
+
+async def test_a_database_without_a_schema_has_no_revision(fresh_database_url):
+    engine = create_engine(fresh_database_url)
+    assert (await schema.revision_of(engine))[0] is None
+    await engine.dispose()
 
 
 async def test_migrating_again_changes_nothing(owner):
