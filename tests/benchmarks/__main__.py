@@ -52,7 +52,10 @@ MATRIX = [
         for channels in (100, 5_000, 100_000)
     ),
     [Scenario(f"only {mix}", mix=mix) for mix in MIXES if mix != "all"],
-    [ONE_MEMBER, Scenario("three times as long", length=3), Scenario("of three days", is_of_days=True)],
+    [
+        ONE_MEMBER, Scenario("three times as long", length=3),
+        Scenario("of three days", is_of_days=True),
+    ],
 ]  # fmt: skip
 ON_KAFKA = [USUAL, *SOME]
 
