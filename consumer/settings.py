@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     lanes: Annotated[int, Field(ge=1, le=32)] = 2
     batch_records_max: Annotated[int, Field(ge=1, le=200_000)] = 20_000
     batch_mebibytes_max: Mebibytes = 32
-    fetch_mebibytes_max: Mebibytes = 4
+    fetch_mebibytes_max: Mebibytes = 2
     partition_fetch_mebibytes_max: Mebibytes = 1
     relay_messages_max: Annotated[int, Field(ge=1, le=10_000)] = 500
 

@@ -48,7 +48,7 @@ KNOWN_CHANNELS_MAX = 200_000
 
 # The accounts of so many channels of a batch are in memory at once, some 34 KiB each. More take no
 # longer: only with fewer what comes with each group shows.
-GROUP_CHANNELS_MAX = 500
+GROUP_CHANNELS_MAX = 300
 
 # Channels that are due are settled a few hundred at a time: the stream waits for less than a
 # second.
