@@ -28,8 +28,7 @@ $(STAMP): requirements.lock pyproject.toml
 COMPILED := build/compiled
 RUN_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
 compiled: $(COMPILED)/.built
-$(COMPILED)/.built: $(STAMP) deploy/compiling.py $(shell find metering consumer migrations \
-		-name '*.py' -o -name '*.toml' -o -name '*.sql')
+$(COMPILED)/.built: $(STAMP) deploy/compiling.py $(shell find metering consumer migrations -name '*.py' -o -name '*.toml')
 	rm -rf $(COMPILED)
 	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --target $(COMPILED) .
