@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 # A window that runs when a cycle begins began at most this long before.
 LONGEST_MONTH = 31 * ONE_DAY
 
-# What an account takes in memory, each of its lots, each open day of a product, and each person
-# who holds or held a seat.
-ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, PERSON_BYTES = 2_500, 1_000, 1_600, 600
+# What an account takes in memory, each of its lots, each open day of a product, and what was
+# reported of each person on a day.
+ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, REPORT_BYTES = 2_500, 1_000, 1_600, 240
 
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)
@@ -228,13 +228,13 @@ class Account:
     @property
     def bytes_held(self) -> int:
         """Say how much memory it takes, roughly."""
-        days = persons = 0
+        days = reports = 0
         for books in self.books.values():
             days += len(books.days)
             if isinstance(books.tallies, Readings):
-                persons += len(books.tallies.persons)
+                reports += len(books.tallies)
         return (
-            ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days + PERSON_BYTES * persons
+            ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days + REPORT_BYTES * reports
         )
 
     # Values

@@ -40,10 +40,8 @@ def _days_ahead(account: Account, catalog: Catalog, today: date) -> Iterator[dat
     if _is_level_in_force(account, following):
         yield following
     for books in account.books.values():
-        if isinstance(books.tallies, Counts):
-            yield from books.tallies.by_day
-        else:
-            yield from (day for person in books.tallies.persons.values() for day in person.days)
+        tallies = books.tallies
+        yield from tallies.by_day if isinstance(tallies, Counts) else tallies.days
     for lot in account.lots.values():
         if lot.product.is_windowed and not lot.is_refunded:
             yield from lot.starts

@@ -7,12 +7,13 @@ of the stored contacts, or of each person's seat, which is held once or not at a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from metering.quantities import quantity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import date
 
 
@@ -76,104 +77,125 @@ class PersonDay(NamedTuple):
     """What was reported of somebody on a day."""
 
     peak: int | None = None  # The highest level that counts on it.
-    last: Report | None = None  # The latest report, by event time.
+    # The latest report, by event time. Not as a report of its own: there are many of these.
+    last_at: int | None = None
+    last_level: int = 0
+
+    @property
+    def last(self) -> Report | None:
+        """The latest report, if there was any of this very day."""
+        return None if self.last_at is None else Report(self.last_at, self.last_level)
 
 
 NO_REPORT = PersonDay()
 
 
-class Person:
-    """The readings of the open days of one person, or of the stored contacts."""
-
-    __slots__ = ("before", "days")
-
-    def __init__(self, before: Report | None = None) -> None:
-        self.before = before  # The latest report of an earlier day than the open ones.
-        self.days: dict[date, PersonDay] = {}
-
-    def last_before(self, day: date) -> Report | None:
-        """Find the latest report of a day before a day."""
-        earlier = [known for known, told in self.days.items() if known < day and told.last]
-        return self.days[max(earlier)].last if earlier else self.before
-
-    def level_before(self, day: date) -> int:
-        """Tell the level in force when a day begins."""
-        last = self.last_before(day)
-        return last.level if last else 0
-
-
 class Readings:
-    """The readings of one product, by person."""
+    """The readings of the open days of one product, by day and person (the stored contacts are
+    one).
+    """
 
-    __slots__ = ("changed", "changed_before", "persons")
+    __slots__ = ("before", "changed", "changed_before", "days")
 
     def __init__(self) -> None:
-        self.persons: dict[bytes, Person] = {}
+        self.days: dict[date, dict[bytes, PersonDay]] = {}
+        # The latest report of an earlier day than the open ones.
+        self.before: dict[bytes, Report] = {}
         # To be written; also when the day has closed since.
         self.changed: dict[tuple[bytes, date], PersonDay] = {}
         self.changed_before: dict[bytes, Report] = {}
+
+    def __len__(self) -> int:
+        """Count what is held."""
+        return len(self.before) + sum([len(told) for told in self.days.values()])
 
     def report(
         self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date
     ) -> None:
         """Take in a report of one day that counts on another, if that one is closed."""
-        person = self.persons.get(person_id)
-        if person is None:
-            person = self.persons[person_id] = Person()
-        known = person.days.get(counts_on, NO_REPORT)
-        peak, last = known
+        told = self.days.get(counts_on)
+        known = NO_REPORT if told is None else told.get(person_id, NO_REPORT)
+        peak, last_at, last_level = known
         if report.level > (peak or 0):
             peak = report.level
         if on < open_from:
-            if person.before is None or report > person.before:
-                person.before = self.changed_before[person_id] = report
-        elif last is None or report > last:
-            last = report
-        if (peak, last) != known:
-            person.days[counts_on] = self.changed[person_id, counts_on] = PersonDay(peak, last)
+            before = self.before.get(person_id)
+            if before is None or report > before:
+                self.before[person_id] = self.changed_before[person_id] = report
+        elif last_at is None or report > (last_at, last_level):
+            last_at, last_level = report
+        found = PersonDay(peak, last_at, last_level)
+        if found != known:
+            self.put(person_id, counts_on, found)
+            self.changed[person_id, counts_on] = found
+
+    def put(self, person_id: bytes, day: date, told: PersonDay) -> None:
+        """Set what was reported of somebody on a day."""
+        self.days.setdefault(day, {})[person_id] = told
 
     def raised(self, person_id: bytes, level: int, on: date, cycle_on: date) -> int:
         """Say how far a report of the newest day would raise the maximum of its cycle."""
-        person = self.persons.get(person_id)
-        if person is None:
-            return level
-        days = person.days
-        if level <= (days.get(on, NO_REPORT).peak or 0):
+        highest = 0
+        for day, told in self.days.items():
+            if cycle_on <= day <= on:
+                highest = max(highest, told.get(person_id, NO_REPORT).peak or 0)
+        if level <= highest:
             return 0
-        peaks = [told.peak or 0 for day, told in days.items() if cycle_on <= day <= on]
-        return max(0, level - max(*peaks, 0, person.level_before(cycle_on)))
+        return max(0, level - max(highest, self.level_before(person_id, cycle_on)))
 
     def usage(self, cycle_starts: Sequence[date], through: date) -> dict[date, int]:
         """Sum how far each day raised the maximum of its cycle, person by person, up to a day."""
         usage: dict[date, int] = {}
-        starts = [start for start in cycle_starts if start <= through]
-        for person in self.persons.values():
-            for day, raised in _rises(person, starts, through):
-                usage[day] = usage.get(day, 0) + quantity_of(raised)
+        days, starts = sorted(self.days), [start for start in cycle_starts if start <= through]
+        for start, following in zip_longest(starts, starts[1:]):
+            in_force = self._levels_before(start)
+            if in_force:
+                usage[start] = sum(map(quantity_of, in_force.values()))
+            for day in days:
+                if start <= day <= through and (following is None or day < following):
+                    raised = _raise(in_force, self.days[day])
+                    if raised:
+                        usage[day] = usage.get(day, 0) + quantity_of(raised)
         return usage
 
     def in_force(self, day: date) -> bool:
         """Say whether any level carries over into a day."""
-        return any(person.level_before(day) for person in self.persons.values())
+        return bool(self._levels_before(day))
+
+    def level_before(self, person_id: bytes, day: date) -> int:
+        """Tell the level of somebody that is in force when a day begins."""
+        for earlier in sorted(self.days, reverse=True):
+            told = self.days[earlier].get(person_id) if earlier < day else None
+            if told is not None and told.last_at is not None:
+                return told.last_level
+        before = self.before.get(person_id)
+        return before.level if before else 0
 
     def forget_before(self, day: date) -> None:
         """Let go of the days that are closed, but for the level that carries over."""
-        for person_id, person in self.persons.items():
-            last = person.last_before(day)
-            if last is not None and last is not person.before:
-                person.before = self.changed_before[person_id] = last
-            person.days = {known: told for known, told in person.days.items() if known >= day}
+        for closed in sorted(self.days):
+            if closed < day:
+                for person_id, told in self.days.pop(closed).items():
+                    if told.last is not None:
+                        self.before[person_id] = self.changed_before[person_id] = told.last
+
+    def _levels_before(self, day: date) -> dict[bytes, int]:
+        """Tell the levels that are in force when a day begins, and are not 0."""
+        levels = {person_id: before.level for person_id, before in self.before.items()}
+        for earlier in sorted(self.days):
+            if earlier < day:
+                for person_id, told in self.days[earlier].items():
+                    if told.last_at is not None:
+                        levels[person_id] = told.last_level
+        return {person_id: level for person_id, level in levels.items() if level}
 
 
-def _rises(person: Person, starts: Sequence[date], through: date) -> Iterator[tuple[date, int]]:
-    peaks = {day: told.peak for day, told in person.days.items() if told.peak and day <= through}
-    days = sorted(peaks)
-    for number, start in enumerate(starts):
-        following = starts[number + 1] if number + 1 < len(starts) else None
-        highest = person.level_before(start)
-        if highest:
-            yield start, highest
-        for day in days:
-            if day >= start and (following is None or day < following) and peaks[day] > highest:
-                yield day, (peaks[day] - highest)
-                highest = peaks[day]
+def _raise(highest: dict[bytes, int], told: dict[bytes, PersonDay]) -> int:
+    """Raise the maxima of a cycle by what was told of a day; returns by how much in all."""
+    raised = 0
+    for person_id, (peak, _, _) in told.items():
+        before = highest.get(person_id, 0)
+        if peak is not None and peak > before:
+            highest[person_id] = peak
+            raised += peak - before
+    return raised

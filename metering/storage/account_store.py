@@ -21,7 +21,7 @@ from metering.catalog import PRODUCTS
 from metering.lots import NO_WINDOWS, Lot, Window
 from metering.storage import database, tables
 from metering.storage.database import OF_THESE, as_json
-from metering.tallies import Counts, Person, PersonDay, Readings, Report, Sum
+from metering.tallies import Counts, PersonDay, Readings, Report, Sum
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -178,16 +178,11 @@ async def _load_tallies(
         assert isinstance(counts, Counts)
         counts.put(on, intern(kind), Sum(quantity, messages))
     for channel, product, person_id, at, height in await driver.fetch(_LEVELS, these):
-        persons = _persons(accounts[channel], product)
-        persons[person_id] = Person(Report(at, height))
+        _readings(accounts[channel], product).before[person_id] = Report(at, height)
     rows = await driver.fetch(_READINGS, these, since)
     for channel, product, person_id, on, peak, last_at, last_level in rows:
-        persons = _persons(accounts[channel], product)
-        person = persons.get(person_id)
-        if person is None:
-            person = persons[person_id] = Person()
-        last = None if last_at is None else Report(last_at, last_level)
-        person.days[on] = PersonDay(peak, last)
+        told = PersonDay(peak, last_at, last_level or 0)
+        _readings(accounts[channel], product).put(person_id, on, told)
 
 
 async def _load_booked(
@@ -206,10 +201,10 @@ async def _load_booked(
         _remember_notice(accounts[channel], kind, product, on, orjson.loads(detail))
 
 
-def _persons(account: Account, product: str) -> dict[bytes, Person]:
+def _readings(account: Account, product: str) -> Readings:
     readings = account.books_of(product).tallies
     assert isinstance(readings, Readings)
-    return readings.persons
+    return readings
 
 
 def _remember_notice(
@@ -283,9 +278,9 @@ class Changes:
                 continue
             if not tallies.changed and not tallies.changed_before:
                 continue
-            for (person, day), (peak, last) in tallies.changed.items():
-                last_at, last_level = last if last is not None else (None, None)
-                self._readings.append((channel, product, person, day, peak, last_at, last_level))
+            for (person, day), (peak, at, level) in tallies.changed.items():
+                row = (channel, product, person, day, peak, at, None if at is None else level)
+                self._readings.append(row)
             tallies.changed.clear()
             for person, report in tallies.changed_before.items():
                 self._levels.append((channel, product, person, report.at, report.level))

@@ -81,7 +81,7 @@ def test_accounts_can_be_forgotten():
     assert (len(cache), cache.bytes) == (0, 0)
 
 
-def test_an_account_weighs_what_it_holds_also_its_persons():
+def test_an_account_weighs_what_it_holds_also_its_reports():
     """A channel can have any number of seats: what they take is held against the room there is."""
     account = Account("a", "UTC", DAY, DAY, DAY)
     seats = account.books_of("operator_seat").tallies

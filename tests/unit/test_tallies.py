@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.tallies import Counts, Person, PersonDay, Readings, Report, Sum
+from metering.tallies import Counts, PersonDay, Readings, Report, Sum
 
 JANUARY = date(2024, 1, 1)
 FEBRUARY = date(2024, 2, 1)
@@ -210,7 +210,7 @@ def test_a_late_report_counts_on_the_first_open_day_and_is_in_force_by_its_time(
     report_level(found, day(10), 500, open_from=FEBRUARY)
 
     assert found.usage((FEBRUARY, MARCH), MARCH) == {FEBRUARY: 500_000, MARCH: 30_000}
-    assert found.persons[CONTACTS].before == Report(noon_of(day(20)), 50)
+    assert found.before[CONTACTS] == Report(noon_of(day(20)), 50)
 
 
 @pytest.mark.parametrize(
@@ -229,14 +229,14 @@ def test_of_two_late_reports_the_later_is_in_force_and_at_one_instant_the_higher
 
     report_level(found, day(10), second[1], second[0], open_from=FEBRUARY)
 
-    assert found.persons[CONTACTS].before.level == kept
+    assert found.before[CONTACTS].level == kept
 
 
 def test_a_late_release_is_no_usage():
     found = readings((day(10), 0), open_from=FEBRUARY)
 
     assert found.usage((FEBRUARY, MARCH), MARCH) == {}
-    assert not any(told.peak for told in found.persons[CONTACTS].days.values())
+    assert found.days == {}
 
 
 def test_what_changed_is_noted_by_person_and_day():
@@ -248,8 +248,8 @@ def test_what_changed_is_noted_by_person_and_day():
     report_level(found, day(6), 0, 30, person=b"a", open_from=day(3))
 
     assert found.changed == {
-        (CONTACTS, day(5)): (100, Report(9, 40)),
-        (b"a", day(6)): (None, Report(30, 0)),
+        (CONTACTS, day(5)): (100, 9, 40),
+        (b"a", day(6)): (None, 30, 0),
     }
     assert found.changed_before == {}
 
@@ -259,7 +259,7 @@ def test_a_late_report_notes_the_day_it_counts_on_and_what_is_in_force_before():
 
     report_level(found, day(2), 100, 7, open_from=day(3))
 
-    assert found.changed == {(CONTACTS, day(3)): (100, None)}
+    assert found.changed == {(CONTACTS, day(3)): (100, None, 0)}
     assert found.changed_before == {CONTACTS: Report(7, 100)}
 
 
@@ -290,7 +290,7 @@ def test_a_report_that_is_taken_in_again_changes_nothing(open_from):
 def test_a_report_of_the_first_open_day_does_not_hide_the_level_that_carried_over():
     found = readings((day(31), 50), (FEBRUARY, 10), open_from=FEBRUARY)
 
-    found.persons[CONTACTS].days = {FEBRUARY: PersonDay(10, Report(noon_of(FEBRUARY), 10))}
+    found.days = {FEBRUARY: {CONTACTS: PersonDay(10, noon_of(FEBRUARY), 10)}}
 
     assert found.usage((FEBRUARY,), FEBRUARY) == {FEBRUARY: 50_000}
 
@@ -301,37 +301,35 @@ def test_closed_days_are_forgotten_but_for_the_level_that_carries_over():
 
     found.forget_before(FEBRUARY)
 
-    person = found.persons[CONTACTS]
-    assert person.before == Report(noon_of(day(20)), 60)
-    assert found.changed_before == {CONTACTS: person.before}
-    assert set(person.days) == {FEBRUARY, day(9, 2)}
+    assert found.before == {CONTACTS: Report(noon_of(day(20)), 60)}
+    assert found.changed_before == found.before
+    assert set(found.days) == {FEBRUARY, day(9, 2)}
     after = found.usage((FEBRUARY, MARCH), MARCH)
     assert after == {on: used for on, used in before.items() if on >= FEBRUARY}
 
 
 def test_where_nothing_was_reported_what_carried_over_goes_on():
     found = Readings()
-    found.persons[CONTACTS] = Person(Report(5, 70))
+    found.before[CONTACTS] = Report(5, 70)
 
     found.forget_before(FEBRUARY)
 
-    assert found.persons[CONTACTS].before == Report(5, 70)
+    assert found.before == {CONTACTS: Report(5, 70)}
     assert found.changed_before == {}
     assert found.usage((FEBRUARY, MARCH), MARCH) == {FEBRUARY: 70_000, MARCH: 70_000}
 
 
 def test_the_level_before_a_day_is_that_of_the_latest_earlier_day():
-    person = Person(Report(1, 7))
-    person.days = {
-        day(5): PersonDay(50, Report(100, 50)),
-        day(9): PersonDay(None, Report(200, 20)),
-        day(10): PersonDay(70),
-    }
+    found = Readings()
+    found.before[CONTACTS] = Report(1, 7)
+    found.put(CONTACTS, day(9), PersonDay(None, 200, 20))
+    found.put(CONTACTS, day(5), PersonDay(50, 100, 50))
+    found.put(CONTACTS, day(10), PersonDay(70))
 
-    levels = [person.level_before(day(number)) for number in (4, 5, 6, 9, 10)]
+    levels = [found.level_before(CONTACTS, day(number)) for number in (4, 5, 6, 9, 10, 11)]
 
-    assert levels == [7, 7, 50, 50, 20]
-    assert Person().level_before(day(5)) == 0
+    assert levels == [7, 7, 50, 50, 20, 20]
+    assert found.level_before(b"a", day(5)) == 0
 
 
 def test_a_level_is_in_force_while_it_is_not_0():
