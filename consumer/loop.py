@@ -4,7 +4,8 @@
               ^            (bounded)          (partition modulo lanes)               │
               └─────────── claimed again, after a while: fenced, database away <─────┘
 
-A lane takes whatever has gathered as soon as it is free, so batches are as big as the backlog. A
+A lane takes whatever has gathered as soon as it is free, so batches are as big as the backlog: all
+that waits of the partitions of one number, and of more numbers while it is little. A
 batch begins where the books are, not at its first record: logs have holes. Whatever goes wrong
 after a batch was begun, its outcome is unknown until the position has been read again.
 """
@@ -30,7 +31,7 @@ from metering.errors import Fenced, Rejected, Unavailable, let_go
 from metering.meter import Batch, Place, Record, Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
@@ -43,6 +44,10 @@ FENCED_SECONDS_MAX = 1
 
 # A transaction with more would take longer than some seconds, and others wait for its channels.
 BATCH_CHANNELS_MAX = 5_000
+
+# With so many records a batch is large enough to end with the partitions of one number. They have
+# the same channels: each has all its events in one batch, instead of in two or three.
+BATCH_RECORDS_MIN = 1_500
 
 _T = TypeVar("_T")
 log = structlog.get_logger()
@@ -155,8 +160,7 @@ class Loop:
         stretches: list[Stretch] = []
         records = size = 0
         channels: set[str] = set()
-        while heads := [held for held in self.pump.of_lane(lane) if held.chunks]:
-            held = min(heads, key=_first_number)
+        while held := await self._next_of(lane, stretches, records):
             chunk = held.chunks[0]
             records += len(chunk.records)
             size += chunk.bytes
@@ -177,6 +181,18 @@ class Loop:
             )
             await asyncio.sleep(0)
         return _in_order_of_time(stretches)
+
+    async def _next_of(self, lane: int, stretches: Sequence[Stretch], records: int) -> Held | None:
+        """Pick the partition whose records a batch takes next: all of one number, which have the
+        same channels, before those of another; None once it has enough.
+        """
+        if stretches:
+            number = stretches[-1].held.tp.partition
+            if await self.pump.has_brought(lane, number):
+                return _oldest(self.pump.of_lane(lane), number)
+            if records >= BATCH_RECORDS_MIN:
+                return None
+        return _oldest(self.pump.of_lane(lane))
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:
         assert held.claim is not None
@@ -289,6 +305,12 @@ def _in_order_of_time(stretches: Sequence[Stretch]) -> list[Stretch]:
 
 def _first_clock(stretch: Stretch) -> int:
     return stretch.records[0].clock if stretch.records else 0
+
+
+def _oldest(partitions: Iterable[Held], number: int | None = None) -> Held | None:
+    """Pick the partition that has waited longest, of one number or of all."""
+    heads = [held for held in partitions if held.chunks and number in (None, held.tp.partition)]
+    return min(heads, key=_first_number, default=None)
 
 
 def _first_number(held: Held) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ NEWS_MS, ROOM_MS = 200, 20
 # partitions, a fifth with 128.
 TURNS_AHEAD = 2
 
-TRIES = 5
+# How often to wait for what is on its way, while a lane that works without a break lets time pass.
+TRIES = 20
 
 # How long to leave a partition alone that could not be fetched, and how often to try until it is
 # no accident of the way.
@@ -87,6 +89,23 @@ class Pump:
         """Pick the partitions of a lane that may be read."""
         ready = self._partitions.ready
         return [held for held in ready if held.tp.partition % self._lanes == lane]
+
+    async def has_brought(self, lane: int, number: int) -> bool:
+        """Wait for more from the partitions of a number while they have their turn; says whether
+        there is some.
+        """
+        for _ in range(TRIES):
+            partitions = [held for held in self.of_lane(lane) if held.tp.partition == number]
+            if any(held.chunks for held in partitions):
+                return True
+            is_its_turn = self._next[lane] == number and self._left[lane] < self._turn_chunks
+            if not is_its_turn or not any(map(self._left_of, partitions)):
+                return False
+            self.news[lane].clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROOM_MS / 1_000):
+                    await self.news[lane].wait()
+        return False
 
     async def run(self) -> None:
         """Fetch for ever."""

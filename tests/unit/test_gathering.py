@@ -1,4 +1,6 @@
-"""A batch takes what was fetched first, up to its limits, and puts it in order of time."""
+"""A batch takes what was fetched first, number by number and up to its limits, and puts it in order
+of time.
+"""
 
 from types import SimpleNamespace
 
@@ -7,10 +9,12 @@ from aiokafka import TopicPartition
 from consumer import loop
 from consumer.loop import Loop
 from consumer.partitions import Chunk, Held
+from consumer.pump import Pump
 from consumer.settings import Settings
 from metering.errors import Rejected
 
-ONE, THREE = TopicPartition("usage.mu", 1), TopicPartition("usage.mu", 3)
+ONE, THREE, FIVE = (TopicPartition("usage.mu", number) for number in (1, 3, 5))
+OTHER_ONE = TopicPartition("usage.seat", 1)
 
 
 class FakePartitions:
@@ -50,12 +54,42 @@ def held(tp, *chunks):
     return found
 
 
-async def test_chunks_are_taken_as_they_were_fetched():
-    one, three = held(ONE, chunk(1, "a"), chunk(4, "b")), held(THREE, chunk(2, "c"), chunk(3, "d"))
+async def test_partitions_of_one_number_are_taken_before_those_of_another():
+    one, other_one = held(ONE, chunk(2, "a"), chunk(6, "b")), held(OTHER_ONE, chunk(5, "c"))
+    three = held(THREE, chunk(3, "d"), chunk(4, "e"))
 
-    assert await gathered(three, one, batch_records_max=3) == [["a"], ["c"], ["d"]]
+    found = await gathered(three, one, other_one, batch_records_max=4)
+
+    assert found == [["a"], ["b"], ["c"], ["d"]]
     assert one.is_busy
-    assert len(one.chunks) == 1
+    assert len(three.chunks) == 1
+
+
+async def test_a_batch_that_is_large_enough_ends_with_its_number(monkeypatch):
+    monkeypatch.setattr(loop, "BATCH_RECORDS_MIN", 3)
+    one, three = held(ONE, chunk(1, "a"), chunk(4, "b")), held(THREE, chunk(2, "c"), chunk(3, "d"))
+    five = held(FIVE, chunk(5, "e"))
+
+    assert await gathered(five, three, one) == [["a"], ["b"], ["c"], ["d"]]
+    assert not five.is_busy
+    assert await gathered(five) == [["e"]]
+
+
+async def test_a_batch_waits_for_what_the_turn_of_its_number_brings(monkeypatch):
+    monkeypatch.setattr(loop, "BATCH_RECORDS_MIN", 1)
+    one, three = held(ONE, chunk(1, "a")), held(THREE, chunk(2, "b"))
+    asked = []
+
+    async def has_brought(_self, lane, number):
+        asked.append((lane, number))
+        if len(asked) == 1:
+            one.chunks.append(chunk(3, "c"))
+        return bool(one.chunks)
+
+    monkeypatch.setattr(Pump, "has_brought", has_brought)
+
+    assert await gathered(one, three) == [["a"], ["c"]]
+    assert asked == [(1, 1), (1, 1)]
 
 
 async def test_what_is_taken_comes_in_order_of_time():

@@ -1,5 +1,6 @@
 """What is fetched waits for its lane, with the holes of the log, and not more than it takes."""
 
+import asyncio
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from consumer.partitions import Held
+from consumer.partitions import Chunk, Held
 from consumer.pump import CHUNK_RECORDS_MAX, TRIES, UNPACK_FAILURES_MAX, Pump
 from consumer.settings import Settings
 
@@ -364,6 +365,53 @@ async def test_what_does_not_come_is_not_waited_for(consumer):
 
     assert asked == [(ONE,)] * (1 + TRIES) + [(THREE,)]
     assert taken_by(partitions) == [THREE]
+
+
+@pytest.fixture
+def turn(consumer):
+    """A pump in the middle of a turn of the number 1, with more of it on its way."""
+    pump, partitions = a_pump(consumer, ONE, OTHER_ONE, THREE, lanes=1)
+    consumer.ends = {ONE: 1, THREE: 1}
+    pump._next[0], pump._left[0] = 1, pump._turn_chunks - 1
+    return pump, partitions
+
+
+async def test_whoever_fills_a_batch_waits_for_what_a_turn_brings(turn):
+    pump, partitions = turn
+    waiting = asyncio.create_task(pump.has_brought(0, 1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    partitions.held[1].chunks.append(Chunk([], 1, 0, 1))
+    pump.news[0].set()
+
+    assert await waiting is True
+    assert await pump.has_brought(0, 1) is True
+
+
+async def test_nobody_waits_for_what_a_turn_has_no_more_of(turn, consumer):
+    pump, _ = turn
+    consumer.ends[ONE] = 0
+
+    async with asyncio.timeout(0):
+        assert await pump.has_brought(0, 1) is False
+
+
+@pytest.mark.parametrize("at", [{"_next": [3]}, {"_left": [20]}])
+async def test_nobody_waits_for_a_number_that_has_not_its_turn(turn, at):
+    pump, _ = turn
+    vars(pump).update(at)
+
+    async with asyncio.timeout(0):
+        assert await pump.has_brought(0, 1) is False
+
+
+async def test_whoever_fills_a_batch_does_not_wait_for_ever(turn, monkeypatch):
+    pump, _ = turn
+    monkeypatch.setattr("consumer.pump.ROOM_MS", 1)
+
+    async with asyncio.timeout(5):
+        assert await pump.has_brought(0, 1) is False
 
 
 async def test_what_could_not_be_fetched_is_left_alone_for_the_rest_of_its_turn(consumer):
