@@ -25,7 +25,7 @@ from consumer.anchors import anchor_digest
 from consumer.partitions import backoff_seconds
 from consumer.posting import OWN_HEADER
 from consumer.progress import Marker, Progress
-from consumer.pump import MEBIBYTE, Pump
+from consumer.pump import CHUNK_RECORDS_MAX, MEBIBYTE, Pump
 from consumer.wall_clock import now_instant
 from metering.errors import Fenced, Rejected, Unavailable, let_go
 from metering.meter import Batch, Place, Record, Slice
@@ -158,7 +158,7 @@ class Loop:
         time: what was bought before it was used is bought first.
         """
         stretches: list[Stretch] = []
-        records = size = 0
+        records = size = decoded = 0
         channels: set[str] = set()
         while held := await self._next_of(lane, stretches, records):
             chunk = held.chunks[0]
@@ -179,7 +179,11 @@ class Loop:
                     if not isinstance(record.found, Rejected)
                 ]
             )
-            await asyncio.sleep(0)
+            decoded += len(records_read)
+            if decoded >= CHUNK_RECORDS_MAX:
+                # The chunks of a stream are small: a break after each took a twentieth of its time.
+                decoded = 0
+                await asyncio.sleep(0)
         return _in_order_of_time(stretches)
 
     async def _next_of(self, lane: int, stretches: Sequence[Stretch], records: int) -> Held | None:
@@ -188,10 +192,11 @@ class Loop:
         """
         if stretches:
             number = stretches[-1].held.tp.partition
-            if await self.pump.has_brought(lane, number):
-                return _oldest(self.pump.of_lane(lane), number)
-            if records >= BATCH_RECORDS_MIN:
-                return None
+            found = _oldest(self.pump.of_lane(lane), number)
+            if found is None and await self.pump.has_brought(lane, number):
+                found = _oldest(self.pump.of_lane(lane), number)
+            if found or records >= BATCH_RECORDS_MIN:
+                return found
         return _oldest(self.pump.of_lane(lane))
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:

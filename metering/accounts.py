@@ -232,7 +232,7 @@ class Account:
         for books in self.books.values():
             days += len(books.days)
             if isinstance(books.tallies, Readings):
-                reports += len(books.tallies)
+                reports += books.tallies.reports_held
         return (
             ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days + REPORT_BYTES * reports
         )

@@ -105,8 +105,9 @@ class Readings:
         self.changed: dict[tuple[bytes, date], PersonDay] = {}
         self.changed_before: dict[bytes, Report] = {}
 
-    def __len__(self) -> int:
-        """Count what is held."""
+    @property
+    def reports_held(self) -> int:
+        """How many reports are kept in memory."""
         return len(self.before) + sum([len(told) for told in self.days.values()])
 
     def report(
