@@ -2,6 +2,7 @@
 of time.
 """
 
+import asyncio
 from types import SimpleNamespace
 
 from aiokafka import TopicPartition
@@ -115,3 +116,19 @@ async def test_a_batch_ends_with_more_channels_than_memory_has_room_for(monkeypa
 
     assert await gathered(one) == [["a", "bad"], ["a", "b"], ["b", "c"]]
     assert len(one.chunks) == 1
+
+
+async def test_others_get_their_turn_after_each_thousand_records():
+    turns = []
+
+    async def others():
+        while True:
+            turns.append(len(one.chunks))
+            await asyncio.sleep(0)
+
+    one = held(ONE, *[chunk(number, *["a"] * 600) for number in range(1, 6)])
+    task = asyncio.create_task(others())
+    await gathered(one)
+    task.cancel()
+
+    assert turns == [3, 1]
