@@ -45,7 +45,8 @@ async def run(script, **variables):
     process = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", script),
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": "80", **variables},
+        # What `make test ARGS=…` was told is not for the make of these commands.
+        env={**os.environ, "COLUMNS": "80", "MAKEFLAGS": "", "ARGS": "", **variables},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
