@@ -46,7 +46,7 @@ FENCED_SECONDS_MAX = 1
 BATCH_CHANNELS_MAX = 5_000
 
 # With so many records a batch is large enough to end with the partitions of one number. They have
-# the same channels: each has all its events in one batch, instead of in two or three.
+# the same channels: each has all its events in one batch, instead of in two.
 BATCH_RECORDS_MIN = 1_500
 
 _T = TypeVar("_T")
