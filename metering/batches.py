@@ -135,6 +135,11 @@ class Work:
         self.topics = {part.claim.number: part.claim.partition.topic for part in slices}
 
     @property
+    def has_copies(self) -> bool:
+        """Say whether other records hold identities of its events."""
+        return self.events_claimed < len(self.rows)
+
+    @property
     def intake(self) -> Intake:
         """The batch at work, once its transaction has begun."""
         assert self.taking is not None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metering.storage.event_store import Key
 
 # To look an event up among the commands costs several times as much as to read a command.
-FEW_COMMANDS_AN_EVENT = 2
+FEW_COMMANDS_AN_EVENT = 4
 
 
 def sort_out(work: Work, catalog: Catalog) -> None:
@@ -59,9 +59,12 @@ def sort_out(work: Work, catalog: Catalog) -> None:
             work.months.add(row[2])
 
 
-async def claim(driver: Any, work: Work) -> None:
-    """Claim the identities of a batch."""
-    work.events_claimed = await event_store.claim_events(driver, list(work.rows.values()))
+async def claim(driver: Any, work: Work, *, expect_known: bool) -> None:
+    """Claim the identities of a batch. Raises SomeAreKnown unless that is expected."""
+    if work.rows:
+        work.events_claimed = await event_store.claim_events(
+            driver, work.rows.values(), expect_known=expect_known
+        )
     await event_store.claim_commands(driver, work.commands.values())
 
 
@@ -82,20 +85,21 @@ async def look_up(
         for record in work.readable
         if type(record.found) is Void
     }
-    if work.events_claimed < len(work.rows):
+    wanted = targets | work.commands.keys()
+    if work.has_copies:
         work.not_claimed = await event_store.not_claimed(driver)
+        wanted |= work.not_claimed
     if work.rows:
-        months = set(_live_months(rules, work.readable))
-        if len(work.months) == 1 and work.events_claimed == len(work.rows):
-            # All could be claimed, so none stands in their own month: half of the search.
-            months -= work.months
-        has_few = work.commands_before < len(work.rows) * FEW_COMMANDS_AN_EVENT
         taking.identities.update(
-            await event_store.met_before(
-                driver, months, have_few_commands=work.concerned if has_few else ()
+            await event_store.met_in_other_months(
+                driver, work.rows.values(), _live_months(rules, work.readable)
             )
         )
-    found, of_events = await event_store.find(driver, targets | set(work.commands))
+        has_few = work.commands_before < len(work.rows) * FEW_COMMANDS_AN_EVENT
+        wanted |= await event_store.known_as_commands(
+            driver, work.rows.keys(), have_few=work.concerned if has_few else ()
+        )
+    found, of_events = await event_store.find(driver, wanted)
     work.not_commands = work.commands.keys() & of_events
     for key, identity in found.items():
         # What this very batch claims is taken in when its turn comes.

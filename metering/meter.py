@@ -46,6 +46,10 @@ __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt",
 # Names of channels that have a row.
 KNOWN_CHANNELS_MAX = 200_000
 
+# So many batches after one of which something was known, identities are claimed at a price for which
+# more may be: a batch that was begun for nothing costs as much as a few that pay it.
+WARY_BATCHES = 30
+
 # The accounts of so many channels of a batch are in memory at once, some 34 KiB each. More take no
 # longer: only with fewer what comes with each group shows.
 GROUP_CHANNELS_MAX = 300
@@ -68,6 +72,7 @@ class Meter:
         self._accounts = AccountCache()
         self._known_channels: set[str] = set()
         self._months: set[int] = set()
+        self._wary_batches = 0  # For how many more to expect copies of what is known.
 
     # Partitions
 
@@ -105,6 +110,9 @@ class Meter:
         """
         try:
             return await self._record(batch, now)
+        except event_store.SomeAreKnown:
+            self._wary_batches = WARY_BATCHES
+            return await self.record(batch, now=now)
         except (DBAPIError, PostgresError) as error:
             if not is_about_a_value(error):
                 raise
@@ -134,7 +142,7 @@ class Meter:
                 if now is not None:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
-                await claims.claim(driver, work)
+                await claims.claim(driver, work, expect_known=self._wary_batches > 0)
                 versions = await self._lock(driver, work)
                 await claims.look_up(driver, self._catalog.rules, self._decode, work)
                 for channels, places in work.groups(GROUP_CHANNELS_MAX):
@@ -150,6 +158,7 @@ class Meter:
             # What was loaded has been worked on, and nobody knows whether that stands.
             self._forget(work)
             raise
+        self._wary_batches = WARY_BATCHES if work.has_copies else max(0, self._wary_batches - 1)
         return self._finish(work)
 
     async def settle_due(

@@ -129,16 +129,6 @@ async def go_by_indexes(driver: Any) -> None:
     await driver.execute(_BY_INDEXES)
 
 
-@asynccontextmanager
-async def hash_joins(driver: Any) -> AsyncIterator[None]:
-    """Let the statements of a block, which goes by indexes otherwise, go through all that a
-    temporary table holds.
-    """
-    await driver.execute("SET LOCAL enable_hashjoin = on")
-    yield
-    await driver.execute("SET LOCAL enable_hashjoin = off")
-
-
 def sqlstate_of(error: BaseException) -> str | None:
     """Find the SQLSTATE in an error of either library."""
     for place in (error, getattr(error, "orig", None)):

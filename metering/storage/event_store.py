@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from asyncpg.exceptions import UniqueViolationError
+
 from metering.catalog import PRODUCTS
-from metering.events import Count, Reading, Void
+from metering.events import DIGEST_BYTES, Count, Reading, Void
 from metering.intake import Identity, Place
 from metering.periods import HOUR, day_of, moment_of
 from metering.quantities import THOUSAND, quantity_of
@@ -15,7 +18,7 @@ from metering.storage.database import OF_THESE, as_json
 from metering.storage.tables import command, event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable
 
     from metering.catalog import Catalog
     from metering.commands import Command
@@ -34,12 +37,10 @@ Key = tuple[str, bytes]
 EventRow = tuple[Any, ...]
 
 _COLUMNS = [column.name for column in event.columns]
+_MONTH = itemgetter(_COLUMNS.index("month"))
 _STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS arrived (LIKE event) ON COMMIT DELETE ROWS"
-_CLAIM = "INSERT INTO event SELECT * FROM arrived ORDER BY channel, digest ON CONFLICT DO NOTHING"
-_MET = """
-SELECT e.* FROM arrived a
-JOIN event e ON e.channel = a.channel AND e.digest = a.digest AND e.month = ANY ($1)
-WHERE (e.position, e.read_at_offset) <> (a.position, a.read_at_offset)
+_CLAIM = """
+INSERT INTO event SELECT * FROM arrived ORDER BY month, channel, digest ON CONFLICT DO NOTHING
 """
 _NOT_CLAIMED = """
 SELECT a.channel, a.digest FROM arrived a
@@ -48,14 +49,17 @@ WHERE NOT EXISTS (
         AND e.position = a.position AND e.read_at_offset = a.read_at_offset
 )
 """
-_MET_COMMANDS = """
-SELECT c.* FROM arrived a JOIN command c ON c.channel = a.channel AND c.digest = a.digest
+# Identities, as a list of channels in JSON and their digests one behind the other.
+_THESE = f"""
+json_array_elements_text($1) WITH ORDINALITY AS these (channel, number)
+JOIN {{table}} AS found ON found.channel = these.channel
+    AND found.digest = substr(
+        $2::bytea, {DIGEST_BYTES} * these.number::int - {DIGEST_BYTES - 1}, {DIGEST_BYTES}
+    )
 """
-# Where there are few commands, one pass over what arrived finds them all: to look each event up
-# among the commands took a tenth of PostgreSQL's time.
-_MET_FEW_COMMANDS = f"""
-SELECT c.* FROM command c JOIN arrived a USING (channel, digest) WHERE c.{OF_THESE}
-"""
+_MET = f"SELECT found.* FROM {_THESE.format(table='event')} WHERE found.month = $3"
+_MET_COMMANDS = f"SELECT found.channel, found.digest FROM {_THESE.format(table='command')}"
+_COMMANDS = f"SELECT string_agg(digest, '') FROM command WHERE {OF_THESE}"
 _FIND = """
 SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)
 JOIN event e USING (channel, digest)
@@ -148,13 +152,28 @@ def row_as_standing(identity: Identity) -> EventRow:
     )  # fmt: skip
 
 
-async def claim_events(driver: Any, rows: Sequence[EventRow]) -> int:
-    """Record the events of a batch, each identity once; returns how many of them are new."""
-    await driver.execute(_STAGE)
-    if not rows:
-        return 0
-    await driver.copy_records_to_table("arrived", records=rows, columns=_COLUMNS)
-    status = await driver.execute(_CLAIM)
+class SomeAreKnown(Exception):
+    """Other records hold identities of this batch: nothing of its transaction stands."""
+
+
+async def claim_events(driver: Any, rows: Iterable[EventRow], *, expect_known: bool) -> int:
+    """Record the events of a batch, each identity once; returns how many of them are new.
+
+    Raises SomeAreKnown unless it is to be expected that other records hold some of them. Identities
+    are claimed in one fixed order, so that two batches queue instead of deadlocking.
+    """
+    if expect_known:
+        await driver.execute(_STAGE)
+        await driver.copy_records_to_table("arrived", records=rows, columns=_COLUMNS)
+        status = await driver.execute(_CLAIM)
+    else:
+        # Straight into the table: half of PostgreSQL's time, and a third less log.
+        try:
+            status = await driver.copy_records_to_table(
+                "event", records=sorted(sorted(rows), key=_MONTH), columns=_COLUMNS
+            )
+        except UniqueViolationError as error:
+            raise SomeAreKnown from error
     return int(status.rpartition(" ")[2])
 
 
@@ -194,19 +213,36 @@ async def drop_months(driver: Any, *, oldest_kept: int) -> int:
     return int(await driver.fetchval("SELECT drop_months($1)", oldest_kept))
 
 
-async def met_before(
-    driver: Any, months: Collection[int], *, have_few_commands: Collection[str]
+async def met_in_other_months(
+    driver: Any, rows: Collection[EventRow], months: Iterable[int]
 ) -> dict[Key, Identity]:
-    """Find the identities of this batch that other records hold, in any of these months or by a
-    command: by one of these channels, if they are named, which must be all that it is about.
+    """Find the identities of these events that records of other months hold, of those given."""
+    met = {}
+    for month in months:
+        keys = [row[:2] for row in rows if row[2] != month]
+        if keys:
+            met.update(_identities(await driver.fetch(_MET, *_as_these(keys), month)))
+    return met
+
+
+async def known_as_commands(
+    driver: Any, keys: Collection[Key], *, have_few: Collection[str]
+) -> set[Key]:
+    """Tell which of these identities commands hold. If channels that have few commands are named,
+    these must be all channels of the identities.
     """
-    found = await driver.fetch(_MET, sorted(months)) if months else []
-    if have_few_commands:
-        async with database.hash_joins(driver):
-            commands = await driver.fetch(_MET_FEW_COMMANDS, as_json(have_few_commands))
-    else:
-        commands = await driver.fetch(_MET_COMMANDS)
-    return {**_identities(found), **_command_identities(commands)}
+    if not have_few:
+        found = await driver.fetch(_MET_COMMANDS, *_as_these(keys))
+        return {(row["channel"], row["digest"]) for row in found}
+    # To look each identity up among few commands took PostgreSQL several times as long.
+    digests = await driver.fetchval(_COMMANDS, as_json(have_few)) or b""
+    known = {digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)}
+    return {key for key in keys if key[1] in known}
+
+
+def _as_these(keys: Iterable[Key]) -> tuple[str, bytes]:
+    channels, digests = zip(*keys, strict=True)
+    return as_json(channels), b"".join(digests)
 
 
 async def find(driver: Any, keys: Collection[Key]) -> tuple[dict[Key, Identity], set[Key]]:
