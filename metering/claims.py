@@ -99,9 +99,9 @@ async def look_up(
         wanted |= await event_store.known_as_commands(
             driver, work.rows.keys(), have_few=work.concerned if has_few else ()
         )
-    found, of_events = await event_store.find(driver, wanted)
-    work.not_commands = work.commands.keys() & of_events
-    for key, identity in found.items():
+    events, commands = await event_store.find(driver, wanted)
+    work.not_commands = work.commands.keys() & events.keys()
+    for key, identity in chain(commands.items(), events.items()):
         # What this very batch claims is taken in when its turn comes.
         if identity.place != work.place_of(key):
             taking.identities[key] = identity

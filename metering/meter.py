@@ -46,8 +46,8 @@ __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt",
 # Names of channels that have a row.
 KNOWN_CHANNELS_MAX = 200_000
 
-# So many batches after one of which something was known, identities are claimed at a price for which
-# more may be: a batch that was begun for nothing costs as much as a few that pay it.
+# For so many batches after one that met a known identity, more of them are expected: a batch that
+# begins again costs as much as some that were wary for nothing.
 WARY_BATCHES = 30
 
 # The accounts of so many channels of a batch are in memory at once, some 34 KiB each. More take no

@@ -245,15 +245,17 @@ def _as_these(keys: Iterable[Key]) -> tuple[str, bytes]:
     return as_json(channels), b"".join(digests)
 
 
-async def find(driver: Any, keys: Collection[Key]) -> tuple[dict[Key, Identity], set[Key]]:
-    """Find identities of events and commands, in any month, and tell which are those of events."""
+async def find(
+    driver: Any, keys: Collection[Key]
+) -> tuple[dict[Key, Identity], dict[Key, Identity]]:
+    """Find identities of events, in any month, and of commands: by what claims them now, one may
+    be both.
+    """
     if not keys:
-        return {}, set()
+        return {}, {}
     channels, digests = zip(*sorted(keys), strict=True)
     events = _identities(await driver.fetch(_FIND, channels, digests))
-    commands = _command_identities(await driver.fetch(_FIND_COMMANDS, channels, digests))
-    # A command of this batch may have been claimed beside an event that has its identity.
-    return {**commands, **events}, set(events)
+    return events, _command_identities(await driver.fetch(_FIND_COMMANDS, channels, digests))
 
 
 async def mark_voided(driver: Any, keys: Iterable[tuple[str, bytes, int]]) -> None:

@@ -1,0 +1,185 @@
+"""How the identities of a batch are claimed: straight into their table where none is known, and in
+one order whatever the batch.
+"""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from operator import itemgetter
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from consumer.envelopes import instant_from
+from metering import meter as meter_module
+from metering.meter import Meter
+from metering.storage import event_store
+from metering.verification import verify
+from tests.builders import line, registered
+from tests.replaying import GROUP, SCHEMA, Reader, fresh_books
+
+DIGEST = itemgetter(1)
+WAITING = """
+WITH waiting AS (
+    SELECT pid FROM pg_stat_activity
+    WHERE wait_event_type = 'Lock' AND datname = current_database()
+)
+SELECT (SELECT count(*) FROM waiting),
+    (SELECT count(*) FROM waiting WHERE pg_blocking_pids(pid) && ARRAY(SELECT pid FROM waiting))
+"""
+NOW = instant_from("2024-02-03T00:00:00Z")
+
+
+@pytest_asyncio.fixture
+async def reader(fresh_database_url):
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await reader.read([registered("2024-01-10")], now=NOW)
+        yield reader
+        report = await verify(engine, reader.catalog, full=True)
+        assert report.differences == []
+
+
+def used(event_id, at="2024-01-30", topic="usage.workflow"):
+    return line(topic, "workflow.executed", at, {"actions": 3}, event_id=event_id)
+
+
+@pytest.fixture
+def expected(monkeypatch):
+    """Tell of each time that a batch claims its identities whether some are taken to be known."""
+    seen, claim_events = [], event_store.claim_events
+
+    async def watched(driver, rows, *, expect_known):
+        seen.append(expect_known)
+        return await claim_events(driver, rows, expect_known=expect_known)
+
+    monkeypatch.setattr(event_store, "claim_events", watched)
+    return seen
+
+
+async def test_a_batch_that_meets_a_known_identity_begins_again_and_others_are_wary_for_a_while(
+    reader, expected, monkeypatch
+):
+    monkeypatch.setattr(meter_module, "WARY_BATCHES", 2)
+    first = await reader.read([used("a"), used("b")], now=NOW)
+    again = await reader.read([used("c"), used("b"), used("d")], now=NOW)
+    others = [await reader.read([used(name)], now=NOW) for name in ("e", "f", "g")]
+
+    assert first.outcomes["usage.workflow", "applied"] == 2
+    assert again.outcomes["usage.workflow", "applied"] == 2
+    assert again.outcomes["usage.workflow", "duplicate"] == 1
+    assert [each.outcomes["usage.workflow", "applied"] for each in others] == [1, 1, 1]
+    assert expected == [False, False, True, True, True, False]
+
+
+async def test_a_known_identity_keeps_others_wary(reader, expected, monkeypatch):
+    monkeypatch.setattr(meter_module, "WARY_BATCHES", 2)
+    for name in ("a", "a", "b", "a", "c", "d", "e"):
+        await reader.read([used(name)], now=NOW)
+
+    assert expected == [False, False, True, True, True, True, True, False]
+
+
+@asynccontextmanager
+async def held(url, row):
+    """Hold an identity in a transaction that is taken back at the end."""
+    connection = await asyncpg.connect(url, server_settings={"search_path": SCHEMA})
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await event_store.claim_events(connection, [row], expect_known=False)
+        yield
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def until(url, *states):
+    """Wait until so many sessions wait for a lock, and so many of them for one that waits."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(10):
+            while tuple(await connection.fetchrow(WAITING)) not in states:
+                await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
+
+
+def row_of(reader, built):
+    record = reader.batch_of([built]).records[0]
+    return event_store.row_maker(reader.catalog)(record.found, record.place)
+
+
+@pytest.fixture(params=[(0, 0), (1, 1), (0, 1), (1, 0)])
+def wary(request):
+    """Say of each of two batches whether it takes some identities to be known."""
+    return request.param
+
+
+def begin_both(reader, batches, wary):
+    """Record two batches at the same time."""
+    both = []
+    for batch, is_wary in zip(batches, wary, strict=True):
+        reader.meter = Meter(reader.engine, reader.catalog, reader.meter._decode, group=GROUP)
+        reader.meter._wary_batches = is_wary
+        both.append(asyncio.create_task(reader.meter.record(batch, now=NOW)))
+    return both
+
+
+async def kinds_of(batches):
+    """Count what became of the records of batches that were begun."""
+    found = Counter()
+    for receipt in await asyncio.gather(*batches):
+        for (_, kind), count in receipt.outcomes.items():
+            found[kind] += count
+    return +found
+
+
+async def test_batches_with_the_same_identities_queue_whatever_their_order(
+    reader, fresh_database_url, wary
+):
+    names = [f"x-{number}" for number in range(9)]
+    rows = [row_of(reader, used(name)) for name in names]
+    await reader.claim()  # Goes back to where the books are.
+    await reader.read([used("first")], now=NOW)
+    batches = [
+        reader.batch_of([used(name) for name in names]),
+        reader.batch_of([used(name, topic="usage.mu") for name in reversed(names)]),
+    ]
+    middle = sorted(rows, key=DIGEST)[4]
+
+    async with held(fresh_database_url, middle):
+        both = begin_both(reader, batches, wary)
+        await until(fresh_database_url, (2, 0), (2, 1))
+
+    assert await kinds_of(both) == {"applied": 9, "duplicate": 9}
+
+
+async def test_batches_of_two_months_queue_whichever_they_begin_with(
+    reader, fresh_database_url, wary
+):
+    january, february = "2024-01-30", "2024-02-02"
+    await reader.read([used("first", january), used("second", february)], now=NOW)
+    names = [f"x-{number}" for number in range(5)]
+    digests = {name: row_of(reader, used(name))[1] for name in names}
+    await reader.claim()
+    # By digests alone one batch would begin with February, and the other one with January.
+    one, other, feb, jan, last = sorted(names, key=digests.__getitem__)
+    first = [used(one, february), used(feb, february), used(jan), used(last, february)]
+    second = [used(other), used(feb, february), used(jan)]
+    batches = [
+        reader.batch_of(first),
+        reader.batch_of([built | {"topic": "usage.mu"} for built in second]),
+    ]
+    january_row, february_row = row_of(reader, used(jan)), row_of(reader, used(last, february))
+
+    async with held(fresh_database_url, february_row):
+        async with held(fresh_database_url, january_row):
+            both = begin_both(reader, batches, wary)
+            await until(fresh_database_url, (2, 0), (2, 1))
+        # Whoever has the one goes for the other.
+        await until(fresh_database_url, (2, 1), (1, 0))
+
+    assert await kinds_of(both) == {"applied": 5, "duplicate": 2}
