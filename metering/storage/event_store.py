@@ -59,7 +59,7 @@ JOIN {{table}} AS found ON found.channel = these.channel
 """
 _MET = f"SELECT found.* FROM {_THESE.format(table='event')} WHERE found.month = $3"
 _MET_COMMANDS = f"SELECT found.channel, found.digest FROM {_THESE.format(table='command')}"
-_COMMANDS = f"SELECT string_agg(digest, '') FROM command WHERE {OF_THESE}"
+_COMMANDS = f"SELECT string_agg(digest, '') FROM command WHERE {OF_THESE} GROUP BY channel"
 _FIND = """
 SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)
 JOIN event e USING (channel, digest)
@@ -219,9 +219,9 @@ async def met_in_other_months(
     """Find the identities of these events that records of other months hold, of those given."""
     met = {}
     for month in months:
-        keys = [row[:2] for row in rows if row[2] != month]
-        if keys:
-            met.update(_identities(await driver.fetch(_MET, *_as_these(keys), month)))
+        of_others = [row for row in rows if row[2] != month]
+        if of_others:
+            met.update(_identities(await driver.fetch(_MET, *_as_these(of_others), month)))
     return met
 
 
@@ -235,14 +235,14 @@ async def known_as_commands(
         found = await driver.fetch(_MET_COMMANDS, *_as_these(keys))
         return {(row["channel"], row["digest"]) for row in found}
     # To look each identity up among few commands took PostgreSQL several times as long.
-    digests = await driver.fetchval(_COMMANDS, as_json(have_few)) or b""
+    digests = b"".join([row[0] for row in await driver.fetch(_COMMANDS, as_json(have_few))])
     known = {digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)}
     return {key for key in keys if key[1] in known}
 
 
-def _as_these(keys: Iterable[Key]) -> tuple[str, bytes]:
-    channels, digests = zip(*keys, strict=True)
-    return as_json(channels), b"".join(digests)
+def _as_these(keys: Collection[Key] | Collection[EventRow]) -> tuple[str, bytes]:
+    """Write identities, or rows that begin with them, as two parameters."""
+    return as_json([key[0] for key in keys]), b"".join([key[1] for key in keys])
 
 
 async def find(
