@@ -248,8 +248,8 @@ def _as_these(keys: Collection[Key] | Collection[EventRow]) -> tuple[str, bytes]
 async def find(
     driver: Any, keys: Collection[Key]
 ) -> tuple[dict[Key, Identity], dict[Key, Identity]]:
-    """Find identities of events, in any month, and of commands: by what claims them now, one may
-    be both.
+    """Find identities among events, in any month, and among commands: what a batch has claimed
+    stands beside what held it before.
     """
     if not keys:
         return {}, {}
