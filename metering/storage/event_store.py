@@ -49,16 +49,18 @@ WHERE NOT EXISTS (
         AND e.position = a.position AND e.read_at_offset = a.read_at_offset
 )
 """
-# Identities, as a list of channels in JSON and their digests one behind the other.
+# Identities, as a list of channels in JSON and their digests one behind the other. Each is looked
+# up by itself: joined, they were compared with all events of their channels in a month.
 _THESE = f"""
 json_array_elements_text($1) WITH ORDINALITY AS these (channel, number)
-JOIN {{table}} AS found ON found.channel = these.channel
-    AND found.digest = substr(
+CROSS JOIN LATERAL (
+    SELECT * FROM {{table}} AS known WHERE known.channel = these.channel AND known.digest = substr(
         $2::bytea, {DIGEST_BYTES} * these.number::int - {DIGEST_BYTES - 1}, {DIGEST_BYTES}
-    )
+    ){{more}} OFFSET 0
+) AS found
 """
-_MET = f"SELECT found.* FROM {_THESE.format(table='event')} WHERE found.month = $3"
-_MET_COMMANDS = f"SELECT found.channel, found.digest FROM {_THESE.format(table='command')}"
+_MET = f"SELECT found.* FROM {_THESE.format(table='event', more=' AND known.month = $3')}"
+_MET_COMMANDS = f"SELECT found.channel, found.digest FROM {_THESE.format(table='command', more='')}"
 _COMMANDS = f"SELECT string_agg(digest, '') FROM command WHERE {OF_THESE} GROUP BY channel"
 _FIND = """
 SELECT e.* FROM unnest($1::text[], $2::bytea[]) AS wanted (channel, digest)

@@ -15,6 +15,7 @@ from consumer.envelopes import instant_from
 from metering import meter as meter_module
 from metering.meter import Meter
 from metering.storage import event_store
+from metering.storage.database import go_by_indexes
 from metering.verification import verify
 from tests.builders import line, registered
 from tests.replaying import GROUP, SCHEMA, Reader, fresh_books
@@ -183,3 +184,20 @@ async def test_batches_of_two_months_queue_whichever_they_begin_with(
         await until(fresh_database_url, (2, 1), (1, 0))
 
     assert await kinds_of(both) == {"applied": 5, "duplicate": 2}
+
+
+async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fresh_database_url):
+    await reader.read([used(f"x-{number}") for number in range(500)], now=NOW)
+    keys = event_store._as_these([row_of(reader, used("y", "2024-02-02"))] * 500)
+    connection = await asyncpg.connect(fresh_database_url, server_settings={"search_path": SCHEMA})
+    try:
+        async with connection.transaction():
+            await go_by_indexes(connection)
+            month = event_store.month_of(instant_from("2024-01-30T00:00:00Z"))
+            plan = await connection.fetch("EXPLAIN " + event_store._MET, *keys, month)
+    finally:
+        await connection.close()
+
+    conditions = [line for (line,) in plan if "Index Cond" in line]
+    assert conditions
+    assert all("digest = " in line for line in conditions)
