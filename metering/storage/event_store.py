@@ -169,7 +169,7 @@ async def claim_events(driver: Any, rows: Iterable[EventRow], *, expect_known: b
         await driver.copy_records_to_table("arrived", records=rows, columns=_COLUMNS)
         status = await driver.execute(_CLAIM)
     else:
-        # Straight into the table: half of PostgreSQL's time, and a third less log.
+        # Straight into the table: half of PostgreSQL's time, and 0.7 of the log.
         try:
             status = await driver.copy_records_to_table(
                 "event", records=sorted(sorted(rows), key=_MONTH), columns=_COLUMNS
