@@ -15,6 +15,9 @@ BYTES_MAX = 48 << 20
 # An account that so many batches had nothing to do with makes room for another.
 IDLE_BATCHES = 100
 
+# An account with more days is loaded anew: few batches need them.
+DAYS_MAX = 3
+
 
 class _Kept(NamedTuple):
     account: Account
@@ -76,6 +79,8 @@ class AccountCache:
         self._bytes = 0
 
     def _put(self, channel: str, account: Account) -> None:
+        if account.days_held > DAYS_MAX:
+            return
         size = account.bytes_held
         while self._bytes + size > BYTES_MAX:
             oldest = next(iter(self._kept), None)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 # A window that runs when a cycle begins began at most this long before.
 LONGEST_MONTH = 31 * ONE_DAY
 
-# What an account takes in memory, each of its lots, each open day of a product, and what was
-# reported of each person on a day.
-ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, REPORT_BYTES = 2_500, 1_000, 1_600, 240
+# What an account takes in memory, each of its lots, each day of a product, what was reported of
+# each person on a day, and what came of the days before.
+ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, REPORT_BYTES, EARLIER_BYTES = 2_500, 1_000, 1_600, 240, 60
 
 # Before every time that a command can have: the registration's values hold from the first day on.
 ALWAYS = -(2**63)
@@ -94,6 +94,19 @@ class DayPour:
     bought: int  # What all lots valid that day were bought with.
 
 
+class DaysMissing(Exception):
+    """An account was loaded without days that turned out to be needed: nothing that was done with
+    it stands.
+    """
+
+
+class Earlier(NamedTuple):
+    """What was poured before the days that are held, in the cycle in which they begin."""
+
+    usage: int
+    included: int
+
+
 class PourState:
     """How far the sources of one product have been used up, seen from one day."""
 
@@ -123,6 +136,7 @@ class Books:
     __slots__ = (
         "days",
         "dirty_from",
+        "earlier",
         "fixed_days",
         "growth",
         "poured_through",
@@ -135,7 +149,8 @@ class Books:
 
     def __init__(self, tallies: Counts | Readings) -> None:
         self.tallies = tallies
-        self.days: dict[date, DayPour] = {}  # What is booked of the open days.
+        self.days: dict[date, DayPour] = {}  # What is booked of the days that are held.
+        self.earlier = Earlier(0, 0)
         self.dirty_from: date | None = None  # The first day that must be poured again.
         self.poured_through: date | None = None
         # Usage of the newest day that is to be poured on top of it. Nothing else has changed.
@@ -200,6 +215,9 @@ class Unsaved:
 class Account:
     """One registered channel. The earliest open cycle begins on `open_from`; what was before never
     changes.
+
+    Its open days are held from `held_from` on. Of those before, if any, only sums are known: most
+    batches are about the last hours, and a month has many days.
     """
 
     channel: str
@@ -224,18 +242,42 @@ class Account:
     _starts: list[date] = field(default_factory=list)
     _closing: tuple[date, int] | None = None
     _burning: dict[str, list[Lot]] = field(default_factory=dict)
+    _held_from: date | None = None  # None: all open days are held.
+
+    @property
+    def held_from(self) -> date:
+        """The first open day that is held."""
+        return self.open_from if self._held_from is None else self._held_from
+
+    @property
+    def is_cut(self) -> bool:
+        """Say whether there are open days that are not held."""
+        return self._held_from is not None
+
+    def hold_from(self, day: date) -> None:
+        """Note that days are held from one on, before any is put in."""
+        self._held_from = day if day > self.open_from else None
+
+    @property
+    def days_held(self) -> int:
+        """How many days are held, up to the one that runs."""
+        return 0 if self.settled_on is None else (self.settled_on - self.held_from).days + 1
+
+    def need(self, day: date) -> None:
+        """Make sure that an open day is held, and all that follow. Raises DaysMissing."""
+        if day < self.held_from:
+            raise DaysMissing(self.channel)
 
     @property
     def bytes_held(self) -> int:
         """Say how much memory it takes, roughly."""
-        days = reports = 0
+        size = ACCOUNT_BYTES + LOT_BYTES * len(self.lots)
         for books in self.books.values():
-            days += len(books.days)
+            size += DAY_BYTES * len(books.days)
             if isinstance(books.tallies, Readings):
-                reports += books.tallies.reports_held
-        return (
-            ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + DAY_BYTES * days + REPORT_BYTES * reports
-        )
+                size += REPORT_BYTES * books.tallies.reports_held
+                size += EARLIER_BYTES * len(books.tallies.earlier)
+        return size
 
     # Values
 
@@ -344,13 +386,18 @@ class Account:
         """Open the books of a product, empty ones if there are none yet."""
         if product not in self.books:
             adds_up = PRODUCTS[product].adds_up
-            tallies = Readings() if adds_up in ("level", "distinct") else Counts()
+            is_read_off = adds_up in ("level", "distinct")
+            tallies = Readings(self._held_from) if is_read_off else Counts()
             books = self.books[product] = Books(tallies)
-            books.dirty_from = self.open_from
+            # Of a product without books nothing happened on the days before, either.
+            books.dirty_from = self.held_from
         return self.books[product]
 
     def touch_all(self, day: date) -> None:
-        """Note that something changed on a day that may concern every product."""
+        """Note that something changed on a day that may concern every product, also those without
+        books. Raises DaysMissing.
+        """
+        self.need(max(day, self.open_from))
         self._burning.clear()
         for product in {lot.product.name for lot in self.lots.values() if lot.product.is_metered}:
             self.books_of(product)

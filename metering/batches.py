@@ -16,7 +16,7 @@ from metering.storage import account_store, ledger_store, parked_store
 from metering.storage.outbox_store import Draft, Headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, KeysView, Sequence
 
     from metering.accounts import Account
     from metering.catalog import Catalog
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
 
     slices: Sequence[Slice]
     records: Sequence[Record]
+    needs_all_days: bool = False  # It was begun before with too few of the days of its channels.
 
     def halves(self) -> tuple[Batch, Batch]:
         """Split it in two that follow each other; each offset goes with one of them."""
@@ -59,8 +60,10 @@ class Batch(NamedTuple):
             if reached[part.claim.number] > part.from_offset
         ]
         second = [part._replace(from_offset=reached[part.claim.number]) for part in self.slices]
-        return Batch(first, self.records[:middle]), Batch(
-            [part for part in second if part.to_offset > part.from_offset], self.records[middle:]
+        second = [part for part in second if part.to_offset > part.from_offset]
+        return (
+            self._replace(slices=first, records=self.records[:middle]),
+            self._replace(slices=second, records=self.records[middle:]),
         )
 
 
@@ -112,7 +115,8 @@ class Work:
         self.claimants: dict[Key, int] = {}  # Which readable record claims each event.
         self.commands: dict[Key, tuple[Command, Place]] = {}
         self.months: set[int] = set()  # Of the events that are claimed.
-        self.concerned: set[str] = set()  # The channels that readable records are about.
+        # The earliest instant of each channel that records which are in time are about.
+        self.oldest: dict[str, int] = {}
         self.events_claimed = 0
         self.not_claimed: set[Key] = set()
         self.not_commands: set[Key] = set()  # Claimed beside events that have their identity.
@@ -135,6 +139,11 @@ class Work:
         self.topics = {part.claim.number: part.claim.partition.topic for part in slices}
 
     @property
+    def concerned(self) -> KeysView[str]:
+        """The channels that records which are in time are about."""
+        return self.oldest.keys()
+
+    @property
     def has_copies(self) -> bool:
         """Say whether other records hold identities of its events."""
         return self.events_claimed < len(self.rows)
@@ -153,7 +162,7 @@ class Work:
         matter. Only with clocks of their own, all records stay in theirs.
         """
         if len(self.concerned) <= channels_max or self.intake.follows_records:
-            yield self.concerned, range(len(self.readable))
+            yield set(self.concerned), range(len(self.readable))
             return
         numbers: dict[str, int] = {}
         groups: list[list[int]] = []

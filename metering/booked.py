@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 
 def state_before(account: Account, product: str, day: date) -> PourState:
-    """Find how an open day began, before anything was due on it."""
+    """Find how an open day began, before anything was due on it. Raises DaysMissing."""
+    account.need(day)
     books, evening = account.books[product], day - ONE_DAY
     state = PourState(account.cycle_on(evening) if evening >= account.open_from else day)
+    if state.cycle_on < account.held_from:
+        state.usage, state.included = books.earlier
     for lot in account.lots_of(product):
         if lot.starts_on < day <= lot.expires_on:
             state.burns[lot.lot] = _burn_as_booked(lot, evening)

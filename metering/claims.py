@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 FEW_COMMANDS_AN_EVENT = 4
 
 
+# A command may be about any open day: it stands for an instant before all of them.
+ALL_DAYS = 0
+
+
 def sort_out(work: Work, catalog: Catalog) -> None:
     """Sort the records of a batch, and write the claim of each identity once: of several copies,
     for the one that was read first.
 
     Records that come too early or too late need no identity: they are rejected in their turn.
     """
-    rules, rows, claimants = catalog.rules, work.rows, work.claimants
+    rules, rows, claimants, oldest = catalog.rules, work.rows, work.claimants, work.oldest
     row_for = event_store.row_maker(catalog)
     for record in work.records:
         message = record.found
@@ -47,7 +51,9 @@ def sort_out(work: Work, catalog: Catalog) -> None:
         ):
             continue
         channel = message.channel
-        work.concerned.add(channel)
+        since = ALL_DAYS if is_command else at
+        if since < oldest.get(channel, at + 1):
+            oldest[channel] = since
         key = (channel, message.digest)
         if key in rows or key in work.commands:
             continue
@@ -102,6 +108,8 @@ async def look_up(
     events, commands = await event_store.find(driver, wanted)
     work.not_commands = work.commands.keys() & events.keys()
     for key, identity in chain(commands.items(), events.items()):
+        if key in targets and key[0] in work.oldest:
+            work.oldest[key[0]] = min(identity.at, work.oldest[key[0]])
         # What this very batch claims is taken in when its turn comes.
         if identity.place != work.place_of(key):
             taking.identities[key] = identity

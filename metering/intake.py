@@ -18,7 +18,7 @@ from metering.commands import Command, Register
 from metering.errors import Refused, Rejected
 from metering.events import Count, Reading, Void
 from metering.lifecycle import Happening
-from metering.periods import ONE_DAY, day_of
+from metering.periods import HOUR, ONE_DAY, day_of
 from metering.quantities import quantity_of
 from metering.settlement import Entry
 from metering.tallies import Counts, Readings, Report
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from metering.events import Tariff
 
 Message = Count | Reading | Void | Command
+
+# Records that come an hour or two late, as many do after midnight, find the day before.
+HELD_MICROSECONDS = 2 * HOUR
 
 
 class Place(NamedTuple):
@@ -154,6 +157,18 @@ class Intake:
             message, message.content, parked.arrival.place, "parked", message.at
         )
 
+    def needed_from(self, account: Account, oldest: int | None) -> date:
+        """Say from which day on an account is needed: `oldest` is the earliest instant that its
+        records in this batch are about, None if there are none.
+        """
+        clock, closing_clock = self._due_clock, self._closing_clock
+        if clock is None or closing_clock is None or account.settled_on is None:
+            return account.open_from
+        if account.closes_at(self.catalog) <= closing_clock:
+            return account.open_from
+        earliest = (clock if oldest is None else min(clock, oldest)) - HELD_MICROSECONDS
+        return max(account.open_from, min(account.settled_on, account.day_of(earliest)))
+
     # One record
 
     def take(self, arrival: Arrival) -> Outcome:
@@ -189,7 +204,7 @@ class Intake:
             return False
         on = day_of(at, account.time_zone)
         assert account.settled_on is not None
-        if not account.open_from <= on <= account.settled_on:
+        if not account.held_from <= on <= account.settled_on:
             return False
         if type(event) is Count:
             _, _, _, _, product, units, tariff = event
@@ -346,6 +361,7 @@ class Intake:
         counts_on = account.day_of(target.at) if target.counts_on is None else target.counts_on
         if counts_on < account.open_from:
             raise Rejected("cycle_closed", "the cycle in which the event counts is closed")
+        account.need(counts_on)
         books = account.books_of(target.product)
         assert isinstance(books.tallies, Counts)
         books.tallies.add(counts_on, target.kind, -target.quantity, -target.messages)
@@ -526,6 +542,7 @@ class Intake:
 
     def _close(self, account: Account, today: date, clock: int) -> None:
         start, following = account.open_from, account.cycle_after(account.open_from)
+        account.need(start)
         document = statements.cycle(account, self.catalog, start, today=today, is_closed=True)
         ends_on = following - ONE_DAY
         statement = {

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from metering import claims, due
 from metering.account_cache import AccountCache
+from metering.accounts import DaysMissing
 from metering.batches import Batch, Decode, Receipt, Record, Work
 from metering.errors import Rejected
 from metering.events import Void
@@ -36,9 +37,11 @@ from metering.storage.position_store import Claim, Partition, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import date
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from metering.accounts import Account
     from metering.catalog import Catalog
 
 __all__ = ["Batch", "Claim", "Decode", "Meter", "Partition", "Place", "Receipt", "Record", "Slice"]
@@ -113,6 +116,8 @@ class Meter:
         except event_store.SomeAreKnown:
             self._wary_batches = WARY_BATCHES
             return await self.record(batch, now=now)
+        except DaysMissing:
+            return await self.record(batch._replace(needs_all_days=True), now=now)
         except (DBAPIError, PostgresError) as error:
             if not is_about_a_value(error):
                 raise
@@ -131,6 +136,7 @@ class Meter:
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
         work = Work(self._catalog, batch.records, batch.slices)
+        needs_all_days = batch.needs_all_days
         claims.sort_out(work, self._catalog)
         await self._ensure_months(work.months)
         try:
@@ -148,7 +154,7 @@ class Meter:
                 for channels, places in work.groups(GROUP_CHANNELS_MAX):
                     work.set_accounts_aside(self._accounts.room)
                     found = {name: versions[name] for name in channels & versions.keys()}
-                    await self._load_accounts(driver, work, found)
+                    await self._load_accounts(driver, work, found, all_days=needs_all_days)
                     self._take_in(work, places)
                     self._note(work)
                 work.count()
@@ -167,10 +173,13 @@ class Meter:
         now: int,
         closing_clock: int | None = None,
         channels_max: int = DUE_CHANNELS_MAX,
+        all_days: bool = False,
     ) -> tuple[Receipt, int]:
         """Let happen what is due by the clock, for some channels; returns how many there were.
 
         Cycles close up to `closing_clock`; without it, as far as every partition has been read.
+        With `all_days` none of the open ones is left out; without it, if none turns out to be
+        needed that was.
         """
         work = Work(self._catalog, (), ())
         try:
@@ -190,7 +199,7 @@ class Meter:
                 taking = work.taking = Intake(
                     self._catalog, due_clock=now, closing_clock=closing_clock
                 )
-                await self._load_accounts(driver, work, versions)
+                await self._load_accounts(driver, work, versions, all_days=all_days)
                 for channel in taking.accounts:
                     taking.effects.touched.add(channel)
                     taking.catch_up(channel, now)
@@ -204,6 +213,11 @@ class Meter:
                     taking.expire(waiting, now)
                 self._note(work)
                 await self._keep(driver, work)
+        except DaysMissing:
+            self._forget(work)
+            return await self.settle_due(
+                now=now, closing_clock=closing_clock, channels_max=channels_max, all_days=True
+            )
         except BaseException:
             self._forget(work)
             raise
@@ -232,21 +246,30 @@ class Meter:
             self._months |= missing
 
     async def _lock(self, driver: Any, work: Work) -> Mapping[str, int]:
-        unknown = work.concerned - self._known_channels
+        unknown = set(work.concerned - self._known_channels)
         versions, work.commands_before = await account_store.lock(
             driver, work.concerned, unknown=unknown
         )
         work.remembered = unknown
         return versions
 
-    async def _load_accounts(self, driver: Any, work: Work, versions: Mapping[str, int]) -> None:
-        accounts = work.intake.accounts
+    async def _load_accounts(
+        self, driver: Any, work: Work, versions: Mapping[str, int], *, all_days: bool
+    ) -> None:
+        taking, accounts = work.intake, work.intake.accounts
+
+        def needed_from(account: Account) -> date:
+            if all_days:
+                return account.open_from
+            return taking.needed_from(account, work.oldest.get(account.channel))
+
         for channel, version in versions.items():
             kept = self._accounts.take(channel, version)
-            if kept is not None:
+            if kept is not None and kept.held_from <= needed_from(kept):
                 accounts[channel] = kept
                 work.in_memory.add(channel)
-        accounts.update(await account_store.load(driver, versions.keys() - accounts.keys()))
+        missing = versions.keys() - accounts.keys()
+        accounts.update(await account_store.load(driver, missing, needed_from))
 
     def _take_in(self, work: Work, places: Sequence[int]) -> None:
         """Take the records at some places in, in the order in which they were read."""

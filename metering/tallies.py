@@ -7,6 +7,7 @@ of the stored contacts, or of each person's seat, which is held once or not at a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,17 +91,38 @@ class PersonDay(NamedTuple):
 NO_REPORT = PersonDay()
 
 
-class Readings:
-    """The readings of the open days of one product, by day and person (the stored contacts are
-    one).
+class SoFar(NamedTuple):
+    """What came of the days before those that are held: the highest level of the cycle that goes on
+    in them, and the level in force.
     """
 
-    __slots__ = ("before", "changed", "changed_before", "days")
+    highest: int
+    in_force: int
 
-    def __init__(self) -> None:
+
+NOTHING_SO_FAR = SoFar(0, 0)
+
+
+@lru_cache(maxsize=1_024)
+def _so_far(highest: int, in_force: int) -> SoFar:
+    # Nearly all seats have the same two levels: one of these for all takes a third of the memory.
+    return SoFar(highest, in_force)
+
+
+class Readings:
+    """The readings of the open days of one product, by day and person (the stored contacts are
+    one): all of them, or those from a day on.
+    """
+
+    __slots__ = ("before", "changed", "changed_before", "days", "earlier", "held_from")
+
+    def __init__(self, held_from: date | None = None) -> None:
+        self.held_from = held_from
         self.days: dict[date, dict[bytes, PersonDay]] = {}
-        # The latest report of an earlier day than the open ones.
+        # The latest report before these days, where they are all the open ones …
         self.before: dict[bytes, Report] = {}
+        # … and where they are not, what came of those before.
+        self.earlier: dict[bytes, SoFar] = {}
         # To be written; also when the day has closed since.
         self.changed: dict[tuple[bytes, date], PersonDay] = {}
         self.changed_before: dict[bytes, Report] = {}
@@ -130,6 +152,22 @@ class Readings:
             self.put(person_id, counts_on, found)
             self.changed[person_id, counts_on] = found
 
+    def put_before(self, person_id: bytes, report: Report) -> None:
+        """Set the latest report of somebody before the open days."""
+        if self.held_from is None:
+            self.before[person_id] = report
+        else:
+            self.earlier[person_id] = _so_far(report.level, report.level)
+
+    def put_earlier(self, person_id: bytes, peak: int, first: int | None, last: int | None) -> None:
+        """Set what came of the open days that are not held: the peak of the cycle that goes on in
+        those that are, the level that was reported last before it, and the one reported last of
+        all. None where nothing was reported in these days: then it is the one before them.
+        """
+        before = self.earlier.get(person_id, NOTHING_SO_FAR).in_force
+        highest = max(peak, before if first is None else first)
+        self.earlier[person_id] = _so_far(highest, before if last is None else last)
+
     def put(self, person_id: bytes, day: date, told: PersonDay) -> None:
         """Set what was reported of somebody on a day."""
         self.days.setdefault(day, {})[person_id] = told
@@ -142,15 +180,22 @@ class Readings:
                 highest = max(highest, told.get(person_id, NO_REPORT).peak or 0)
         if level <= highest:
             return 0
-        return max(0, level - max(highest, self.level_before(person_id, cycle_on)))
+        if self._is_cut(cycle_on):
+            highest = max(highest, self.earlier.get(person_id, NOTHING_SO_FAR).highest)
+        else:
+            highest = max(highest, self.level_before(person_id, cycle_on))
+        return max(0, level - highest)
 
     def usage(self, cycle_starts: Sequence[date], through: date) -> dict[date, int]:
-        """Sum how far each day raised the maximum of its cycle, person by person, up to a day."""
+        """Sum how far each day that is held raised the maximum of its cycle, person by person, up
+        to a day.
+        """
         usage: dict[date, int] = {}
         days, starts = sorted(self.days), [start for start in cycle_starts if start <= through]
         for start, following in zip_longest(starts, starts[1:]):
-            in_force = self._levels_before(start)
-            if in_force:
+            if self._is_cut(start):
+                in_force = {person_id: known.highest for person_id, known in self.earlier.items()}
+            elif in_force := self._levels_before(start):
                 usage[start] = sum(map(quantity_of, in_force.values()))
             for day in days:
                 if start <= day <= through and (following is None or day < following):
@@ -169,6 +214,8 @@ class Readings:
             told = self.days[earlier].get(person_id) if earlier < day else None
             if told is not None and told.last_at is not None:
                 return told.last_level
+        if self.held_from is not None:
+            return self.earlier.get(person_id, NOTHING_SO_FAR).in_force
         before = self.before.get(person_id)
         return before.level if before else 0
 
@@ -180,9 +227,14 @@ class Readings:
                     if told.last is not None:
                         self.before[person_id] = self.changed_before[person_id] = told.last
 
+    def _is_cut(self, cycle_on: date) -> bool:
+        """Say whether not all days of a cycle are held."""
+        return self.held_from is not None and cycle_on < self.held_from
+
     def _levels_before(self, day: date) -> dict[bytes, int]:
         """Tell the levels that are in force when a day begins, and are not 0."""
         levels = {person_id: before.level for person_id, before in self.before.items()}
+        levels.update([(person_id, known.in_force) for person_id, known in self.earlier.items()])
         for earlier in sorted(self.days):
             if earlier < day:
                 for person_id, told in self.days[earlier].items():

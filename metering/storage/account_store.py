@@ -12,6 +12,7 @@ from metering.accounts import (
     UNKNOWN,
     Account,
     DayPour,
+    Earlier,
     FillKey,
     Reservation,
     Setting,
@@ -19,12 +20,13 @@ from metering.accounts import (
 )
 from metering.catalog import PRODUCTS
 from metering.lots import NO_WINDOWS, Lot, Window
+from metering.periods import ONE_DAY
 from metering.storage import database, tables
 from metering.storage.database import OF_THESE, as_json
 from metering.tallies import Counts, PersonDay, Readings, Report, Sum
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import date
 
     from metering.accounts import ValueName
@@ -54,8 +56,8 @@ WITH due AS (
 SELECT channel, version, time_zone IS NOT NULL AS is_registered
 FROM (TABLE due UNION TABLE closing UNION TABLE overdue) AS found ORDER BY channel
 """
-# Channels and the first open day of each, as two lists in JSON. To ask for that day here again took
-# twice the time of what is asked with it.
+# Channels and the first open day of each that is wanted, as two lists in JSON. To ask for that day
+# here again took twice the time of what is asked with it.
 _OPEN = """ROWS FROM (
     json_array_elements_text($1), json_array_elements_text($2)
 ) AS o (channel, since)"""
@@ -98,6 +100,30 @@ SELECT f.channel, f.product, f.on_day, f.source, f.lot, f.window_number, f.quota
 FROM {_OPEN} JOIN fill f ON f.channel = o.channel AND f.on_day >= o.since::date
 WHERE f.quantity > 0
 """
+# What came of the open days before those that are wanted. The two other days are the first open
+# one, and the one with which the cycle begins that goes on in them.
+_CUT = """ROWS FROM (
+    json_array_elements_text($1), json_array_elements_text($2), json_array_elements_text($3),
+    json_array_elements_text($4)
+) AS o (channel, since, open_from, cycle_on)"""
+_EARLIER_FILLS = f"""
+SELECT f.channel, f.product,
+    sum(f.quantity) FILTER (WHERE f.source NOT IN ('minimum', 'expired'))::bigint,
+    sum(f.quantity) FILTER (WHERE f.source = 'included')::bigint
+FROM {_CUT} JOIN fill f ON f.channel = o.channel
+    AND f.on_day >= o.cycle_on::date AND f.on_day < o.since::date
+WHERE f.quantity > 0 GROUP BY f.channel, f.product
+"""
+_EARLIER_READINGS = f"""
+SELECT r.channel, r.product, r.person,
+    max(r.peak) FILTER (WHERE r.on_day >= o.cycle_on::date),
+    (max(ARRAY[r.last_at, r.last_level])
+        FILTER (WHERE r.last_at IS NOT NULL AND r.on_day < o.cycle_on::date))[2],
+    (max(ARRAY[r.last_at, r.last_level]) FILTER (WHERE r.last_at IS NOT NULL))[2]
+FROM {_CUT} JOIN reading r ON r.channel = o.channel
+    AND r.on_day >= o.open_from::date AND r.on_day < o.since::date
+GROUP BY r.channel, r.product, r.person
+"""
 _TOLD = f"""
 SELECT n.channel, n.kind, n.product, n.on_day, n.detail
 FROM {_OPEN} JOIN notice n ON n.channel = o.channel AND n.on_day >= o.since::date - 31
@@ -139,17 +165,28 @@ async def lock_due(
     return names, {row["channel"]: row["version"] for row in rows if row["is_registered"]}
 
 
-async def load(driver: Any, channels: Collection[str]) -> dict[str, Account]:
-    """Load registered channels with all that is open of them."""
+async def load(
+    driver: Any, channels: Collection[str], needed_from: Callable[[Account], date] | None = None
+) -> dict[str, Account]:
+    """Load registered channels with all that is open of them, or what came of the days before the
+    one from which on each is needed.
+    """
     if not channels:
         return {}
     rows = await driver.fetch(_ACCOUNTS, as_json(channels))
     accounts = {row[0]: Account(*row) for row in rows}
     these = as_json(accounts)
-    since = as_json([account.open_from for account in accounts.values()])
     await _load_decisions(driver, these, accounts)
-    await _load_tallies(driver, these, since, accounts)
+    if needed_from is not None:
+        for account in accounts.values():
+            account.hold_from(needed_from(account))
+    since = as_json([account.held_from for account in accounts.values()])
+    persons: dict[bytes, bytes] = {}  # One object for each, however many rows name it.
+    await _load_tallies(driver, these, since, accounts, persons)
     await _load_booked(driver, these, since, accounts)
+    cut = {name: account for name, account in accounts.items() if account.is_cut}
+    if cut:
+        await _load_earlier(driver, cut, persons)
     for account in accounts.values():
         _as_poured(account)
     return accounts
@@ -169,7 +206,11 @@ async def _load_decisions(driver: Any, these: str, accounts: Mapping[str, Accoun
 
 
 async def _load_tallies(
-    driver: Any, these: str, since: str, accounts: Mapping[str, Account]
+    driver: Any,
+    these: str,
+    since: str,
+    accounts: Mapping[str, Account],
+    persons: dict[bytes, bytes],
 ) -> None:
     """Load what was used on the open days, and the levels before them."""
     rows = await driver.fetch(_TALLIES, these, since)
@@ -178,11 +219,13 @@ async def _load_tallies(
         assert isinstance(counts, Counts)
         counts.put(on, intern(kind), Sum(quantity, messages))
     for channel, product, person_id, at, height in await driver.fetch(_LEVELS, these):
-        _readings(accounts[channel], product).before[person_id] = Report(at, height)
+        person = persons.setdefault(person_id, person_id)
+        _readings(accounts[channel], product).put_before(person, Report(at, height))
     rows = await driver.fetch(_READINGS, these, since)
     for channel, product, person_id, on, peak, last_at, last_level in rows:
         told = PersonDay(peak, last_at, last_level or 0)
-        _readings(accounts[channel], product).put(person_id, on, told)
+        person = persons.setdefault(person_id, person_id)
+        _readings(accounts[channel], product).put(person, on, told)
 
 
 async def _load_booked(
@@ -197,8 +240,27 @@ async def _load_booked(
         if pour is None:
             pour = days[on] = DayPour(on, account.cycle_on(on), {}, UNKNOWN, UNKNOWN, 0, 0)
         pour.fills[FillKey(intern(source), name, window, quota)] = quantity
-    for channel, kind, product, on, detail in await driver.fetch(_TOLD, these, since):
+    open_from = as_json([account.open_from for account in accounts.values()])
+    for channel, kind, product, on, detail in await driver.fetch(_TOLD, these, open_from):
         _remember_notice(accounts[channel], kind, product, on, orjson.loads(detail))
+
+
+async def _load_earlier(
+    driver: Any, accounts: Mapping[str, Account], persons: dict[bytes, bytes]
+) -> None:
+    """Load what came of the open days that are not held."""
+    cut = [
+        as_json(accounts),
+        as_json([held.held_from for held in accounts.values()]),
+        as_json([held.open_from for held in accounts.values()]),
+        as_json([held.cycle_on(held.held_from - ONE_DAY) for held in accounts.values()]),
+    ]
+    for channel, product, usage, included in await driver.fetch(_EARLIER_FILLS, *cut):
+        accounts[channel].books_of(product).earlier = Earlier(usage or 0, included or 0)
+    rows = await driver.fetch(_EARLIER_READINGS, *cut)
+    for channel, product, person_id, peak, first, last in rows:
+        person = persons.setdefault(person_id, person_id)
+        _readings(accounts[channel], product).put_earlier(person, peak or 0, first, last)
 
 
 def _readings(account: Account, product: str) -> Readings:

@@ -59,7 +59,8 @@ async def test_no_more_accounts_are_kept_than_there_is_room_for(database_url, ke
     assert without == with_room
 
 
-async def test_an_account_that_is_loaded_is_left_as_it_was_saved(fresh_database_url):
+async def test_an_account_that_is_loaded_is_left_as_it_was_saved(fresh_database_url, monkeypatch):
+    monkeypatch.setattr(account_cache, "DAYS_MAX", 31)
     now = instant_from("2024-01-20T00:00:00Z")
     lines = [registered("2024-01-02"), purchased("2024-01-03", "workflow", 10, "l-1")]
     lines += [workflow("2024-01-04", 12), contacts("2024-01-05", 7)]

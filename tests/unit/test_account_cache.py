@@ -7,8 +7,9 @@ from datetime import date
 import pytest
 
 from metering import account_cache
-from metering.account_cache import IDLE_BATCHES, AccountCache
+from metering.account_cache import DAYS_MAX, IDLE_BATCHES, AccountCache
 from metering.accounts import ACCOUNT_BYTES, Account
+from metering.periods import ONE_DAY
 from metering.tallies import Report
 
 DAY = date(2024, 1, 1)
@@ -70,6 +71,14 @@ def test_accounts_that_nobody_asks_for_make_room_the_oldest_first():
 
     assert kept_by(cache, "a", "b", "c", "d", "e") == ["c", "d", "e"]
     assert cache.bytes == 0
+
+
+def test_an_account_with_more_days_than_most_batches_need_is_not_kept():
+    cache, later = AccountCache(), accounts("a", "b")
+    later["a"].settled_on = DAY + (DAYS_MAX - 1) * ONE_DAY
+    later["b"].settled_on = DAY + DAYS_MAX * ONE_DAY
+    cache.put(later, loaded=[])
+    assert kept_by(cache, "a", "b") == ["a"]
 
 
 def test_accounts_can_be_forgotten():

@@ -8,13 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.accounts import UNKNOWN, Account, DayPour, FillKey, PourState, Setting, Standing
+from consumer.decoding import instant_from
+from metering.accounts import (
+    UNKNOWN,
+    Account,
+    DayPour,
+    DaysMissing,
+    Earlier,
+    FillKey,
+    PourState,
+    Setting,
+    Standing,
+)
 from metering.booked import state_before
 from metering.catalog import PRODUCTS, Allowance, shipped_catalog
-from metering.intake import go_on
+from metering.intake import Intake, go_on
 from metering.lots import Burn, Lot, Window
 from metering.notices import look
-from metering.periods import ONE_DAY
+from metering.periods import ONE_DAY, first_instant
 from metering.settlement import (
     Entry,
     book,
@@ -1303,3 +1314,75 @@ def test_where_there_is_something_to_pour_first_nothing_is_poured_on_top(left):
     go_on(account, CATALOG, "workflow")
 
     assert account.books["workflow"].tip is None
+
+
+# Days that are not held
+
+
+def an_account_held_from(held_from, *lots):
+    account = an_account(*lots)
+    account.hold_from(held_from)
+    account.settled_on = held_from
+    return account
+
+
+def test_no_day_that_is_not_held_is_poured():
+    account = an_account_held_from(day(10), a_lot())
+    use(account, day(9), 1)
+    with pytest.raises(DaysMissing):
+        settle(account, CATALOG, "workflow", today=day(10))
+
+
+def test_nothing_changes_on_days_that_are_not_held():
+    # Of a product without books nothing is poured that could tell.
+    account = an_account_held_from(day(10))
+    account.touch_all(day(10))
+    with pytest.raises(DaysMissing):
+        account.touch_all(day(9))
+
+
+def test_a_product_that_is_used_for_the_first_time_needs_no_earlier_days():
+    account = an_account_held_from(day(10), a_lot())
+    use(account, day(10), 1)
+    [entry] = settle(account, CATALOG, "workflow", today=day(10))
+    assert (entry.on, entry.quantity) == (day(10), 1_000)
+
+
+def test_what_the_earlier_days_took_of_what_is_included_is_gone():
+    account = an_account_held_from(day(10))
+    account.books_of("workflow").earlier = Earlier(usage=1_000_000_000, included=1_000_000_000)
+    assert state_before(account, "workflow", day(10)).usage == 1_000_000_000
+    assert state_before(account, "workflow", day(11)).included == 1_000_000_000
+    # A cycle that begins with the days that are held has taken nothing yet.
+    february = an_account_held_from(FEBRUARY)
+    february.books_of("workflow").earlier = Earlier(usage=1, included=1)
+    assert state_before(february, "workflow", day(2, 2)).usage == 0
+
+
+def test_a_cycle_closes_with_all_its_days():
+    account = an_account_held_from(day(10))
+    closing = first_instant(FEBRUARY, "Asia/Seoul") + CATALOG.rules.closing
+    taking = Intake(CATALOG, due_clock=closing, closing_clock=closing)
+    taking.accounts["c-1"] = account
+    assert taking.needed_from(account, None) == account.open_from
+    with pytest.raises(DaysMissing):
+        taking.catch_up("c-1", 0)
+
+
+@pytest.mark.parametrize(
+    ("about", "wanted"),
+    [
+        (None, day(20)),
+        ("2024-01-20T01:59:00+09:00", day(19)),  # Who comes an hour late finds the day before.
+        ("2024-01-20T02:00:00+09:00", day(20)),
+        ("2024-01-18T12:00:00+09:00", day(18)),
+        ("2024-01-25T12:00:00+09:00", day(20)),
+        ("2023-12-25T12:00:00+09:00", START),
+    ],
+)
+def test_an_account_is_needed_from_the_day_that_the_earliest_record_is_about(about, wanted):
+    account = an_account_held_from(day(20))
+    now = instant_from("2024-01-20T12:00:00+09:00")
+    taking = Intake(CATALOG, due_clock=now, closing_clock=now)
+    assert taking.needed_from(account, None if about is None else instant_from(about)) == wanted
+    assert Intake(CATALOG).needed_from(account, now) == START

@@ -447,3 +447,69 @@ def test_usage_is_what_a_count_day_by_day_gives(reports):
                 highest = reached
             in_force = levels[-1] if levels else in_force
     assert found.usage((*STARTS, date(2024, 4, 1)), date(2024, 3, 31)) == expected
+
+
+# Days that are not held
+
+
+def cut(whole, before, held_from):
+    """Keep the days from one on of some readings, and say what came of those before."""
+    cycle_on = max(start for start in STARTS if start < held_from)
+    found = Readings(held_from)
+    for person, report in before.items():
+        found.put_before(person, report)
+    persons = {person for told in whole.days.values() for person in told}
+    for person in persons:
+        told = {on: whole.days[on][person] for on in sorted(whole.days) if person in whole.days[on]}
+        for on, reported in told.items():
+            if on >= held_from:
+                found.put(person, on, reported)
+        earlier = {on: reported for on, reported in told.items() if on < held_from}
+        if earlier:
+            peaks = [reported.peak for on, reported in earlier.items() if on >= cycle_on]
+            levels = {on: told.last_level for on, told in earlier.items() if told.last is not None}
+            first = [level for on, level in levels.items() if on < cycle_on]
+            last = list(levels.values())
+            found.put_earlier(
+                person,
+                max((peak for peak in peaks if peak is not None), default=0),
+                first[-1] if first else None,
+                last[-1] if last else None,
+            )
+    return found
+
+
+DAYS = st.integers(0, 75).map(lambda number: JANUARY + timedelta(days=number))
+PERSONS = st.sampled_from((b"a", b"b"))
+
+
+@given(
+    st.lists(st.tuples(DAYS, PERSONS, st.integers(0, 4))),
+    st.dictionaries(PERSONS, st.integers(0, 4)),
+    DAYS.filter(lambda on: on > JANUARY),
+    st.tuples(DAYS, PERSONS, st.integers(0, 6)),
+)
+def test_readings_of_the_last_days_say_of_them_what_all_readings_say(
+    reports, levels, held_from, another
+):
+    before = {person: Report(-1, level) for person, level in levels.items()}
+    whole = Readings()
+    for person, report in before.items():
+        whole.put_before(person, report)
+    for on, person, level in reports:
+        report_level(whole, on, level, person=person)
+    some = cut(whole, before, held_from)
+
+    through = MARCH + timedelta(days=20)
+    wanted = {on: raised for on, raised in whole.usage(STARTS, through).items() if on >= held_from}
+    assert {on: raised for on, raised in some.usage(STARTS, through).items() if raised} == {
+        on: raised for on, raised in wanted.items() if raised
+    }
+    on, person, level = another
+    newest = max([held_from, on, *whole.days])
+    cycle_on = max(start for start in STARTS if start <= newest)
+    assert some.raised(person, level, newest, cycle_on) == (
+        whole.raised(person, level, newest, cycle_on)
+    )
+    assert some.level_before(person, newest) == whole.level_before(person, newest)
+    assert some.in_force(newest) == whole.in_force(newest)
