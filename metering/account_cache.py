@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from metering.accounts import Account
 
-BYTES_MAX = 48 << 20
+BYTES_MAX = 44 << 20
 
 # An account that so many batches had nothing to do with makes room for another.
 IDLE_BATCHES = 100

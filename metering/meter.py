@@ -117,6 +117,8 @@ class Meter:
             self._wary_batches = WARY_BATCHES
             return await self.record(batch, now=now)
         except DaysMissing:
+            if batch.needs_all_days:
+                raise
             return await self.record(batch._replace(needs_all_days=True), now=now)
         except (DBAPIError, PostgresError) as error:
             if not is_about_a_value(error):
@@ -136,7 +138,6 @@ class Meter:
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
         work = Work(self._catalog, batch.records, batch.slices)
-        needs_all_days = batch.needs_all_days
         claims.sort_out(work, self._catalog)
         await self._ensure_months(work.months)
         try:
@@ -154,7 +155,7 @@ class Meter:
                 for channels, places in work.groups(GROUP_CHANNELS_MAX):
                     work.set_accounts_aside(self._accounts.room)
                     found = {name: versions[name] for name in channels & versions.keys()}
-                    await self._load_accounts(driver, work, found, all_days=needs_all_days)
+                    await self._load_accounts(driver, work, found, all_days=batch.needs_all_days)
                     self._take_in(work, places)
                     self._note(work)
                 work.count()
@@ -215,6 +216,8 @@ class Meter:
                 await self._keep(driver, work)
         except DaysMissing:
             self._forget(work)
+            if all_days:
+                raise
             return await self.settle_due(
                 now=now, closing_clock=closing_clock, channels_max=channels_max, all_days=True
             )

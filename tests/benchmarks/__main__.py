@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 
 from tests.benchmarks import apache_kafka, profiling, report
 from tests.benchmarks.books import WrongBooks
-from tests.benchmarks.runs import Bench, Scenario
+from tests.benchmarks.runs import DAYS, Bench, Scenario
 from tests.benchmarks.stack import running_database, running_stack
 from tests.benchmarks.workload import MIXES
 
@@ -57,6 +57,7 @@ MATRIX = [
         Scenario("of three days", is_of_days=True),
     ],
 ]  # fmt: skip
+MONTH = Scenario("2,000,000 events of 26 days of history", history=2_000_000, days=26)
 ON_KAFKA = [USUAL, *SOME]
 
 
@@ -93,6 +94,10 @@ def options() -> argparse.ArgumentParser:
     one.add_argument("--duplicates", type=int, choices=range(100), metavar="PERCENT")
     one.add_argument("--members", type=positive)
     one.add_argument("--history", type=positive, metavar="EVENTS")
+    one.add_argument(
+        "--days", type=int, choices=range(1, 27), metavar="DAYS",
+        help=f"of traffic, that of the history too: up to 26; {DAYS} if absent",
+    )  # fmt: skip
     return parser
 
 
@@ -109,6 +114,7 @@ def own_scenario(told: argparse.Namespace) -> Scenario | None:
     wanted = {
         "channels": told.channels, "mix": told.mix, "is_skewed": told.skewed,
         "duplicates_percent": told.duplicates, "members": told.members, "history": told.history,
+        "days": told.days,
     }  # fmt: skip
     wanted = {name: value for name, value in wanted.items() if value}
     return Scenario("asked for", **wanted) if wanted else None
@@ -119,7 +125,8 @@ def plan(told: argparse.Namespace) -> list[tuple[bool, list[Scenario]]]:
     if told.full:
         history = told.history or HISTORY
         long = Scenario(f"{history:,} events of history", history=history)
-        return [*((False, group) for group in ([USUAL], *MATRIX, [long])), (True, ON_KAFKA)]
+        last = [[long], [MONTH]]
+        return [*((False, group) for group in ([USUAL], *MATRIX, *last)), (True, ON_KAFKA)]
     own = own_scenario(told)
     if own is not None:
         return [(told.apache_kafka, [own])]

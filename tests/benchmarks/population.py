@@ -50,17 +50,19 @@ Chunk = dict[tuple[str, int], list[Record]]
 class Population:
     """Channels with plans and lots for so many events each, or up to twice as many."""
 
-    def __init__(self, channels: int, *, events_each: int, now: datetime, mark: str) -> None:
+    def __init__(
+        self, channels: int, *, events_each: int, days: int, now: datetime, mark: str
+    ) -> None:
         self.channels = channels
         self.now = now
         self._events = events_each
-        self.commands_topic = f"{mark}.commands.{channels}.{events_each}"
+        self.commands_topic = f"{mark}.commands.{channels}.{events_each}.{days}"
         noon = now.replace(hour=12, minute=0, second=0, microsecond=0)
-        two_days_ago = noon - timedelta(days=2)
+        days_ago = noon - timedelta(days=days)
         # The cycle of old channels begins here, and so does the traffic of all.
-        self.begins = two_days_ago.replace(day=min(two_days_ago.day, LAST_BILLING_DAY))
+        self.begins = days_ago.replace(day=min(days_ago.day, LAST_BILLING_DAY))
         self._old_since = _a_month_before(self.begins)
-        self._since = noon - timedelta(days=10)
+        self._since = noon - timedelta(days=10) if days < 10 else self._old_since
 
     def commands(self) -> Chunk:
         """Register every channel and buy its lots."""

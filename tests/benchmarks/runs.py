@@ -27,14 +27,16 @@ if TYPE_CHECKING:
 # One for each core, as docs/scale.md says: of two.
 MEMBERS = 2
 
-# Where the last hours begin, as a part of all days: what a backlog mostly is of.
-LAST_HOURS = 0.95
-# Traffic of the history ends here, and what is measured after it begins, as parts of all days.
-HISTORY_ENDS = 0.9
+# How many days of traffic there are.
+DAYS = 2
+# The last hours, as a part of a day: what a backlog mostly is of.
+LAST_HOURS = 0.1
+# Traffic of the history ends so long before the end, where what is measured after it begins.
+HISTORY_ENDS = 0.2
 # Lots are for a month: a backlog of few events of each channel ends few of them.
 EVENTS_EACH_MIN = 64
 # A stream without a backlog is about the last half hour.
-STEADY_BEGINS = 0.99
+STEADY = 0.02
 
 _BEGAN = time.monotonic()
 
@@ -52,13 +54,18 @@ class Scenario:
     history: int = 0  # Events that are in the books before. The line without comes with it.
     is_of_days: bool = False  # Usage of two or three days, not of the last hours.
     length: int = 1  # How many times the usual number of events.
+    days: int = DAYS  # Of how many days there is traffic, that of the history too.
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""
         return Spec(
             "usage", events, self.channels, self.mix, self.is_skewed, self.duplicates_percent,
-            reach=(0.0 if self.is_of_days else LAST_HOURS, 1.0),
+            reach=(0.0 if self.is_of_days else self.last(LAST_HOURS), 1.0),
         )  # fmt: skip
+
+    def last(self, days: float) -> float:
+        """Say where the last of its days begin, or a part of the last, as a part of all."""
+        return 1 - days / self.days
 
 
 @dataclass
@@ -119,7 +126,7 @@ class Bench:
 
     def __init__(self, stack: Stack, *, now: datetime) -> None:
         self._stack, self._now = stack, now
-        self._bases: dict[tuple[int, int], Base] = {}
+        self._bases: dict[tuple[int, int, int], Base] = {}
         self._backlogs: dict[Spec, Workload] = {}
         self._databases = contextlib.AsyncExitStack()
 
@@ -137,10 +144,11 @@ class Bench:
         same without it, too.
         """
         say(f"{scenario.name}: {events:,} events, {self._stack.broker}")
-        base = await self._base(scenario.channels, scenario.history + events)
+        base = await self._base(scenario, scenario.history + events)
         spec = scenario.spec(events)
         if scenario.history:
-            spec = replace(spec, reach=(HISTORY_ENDS, 1.0), seed=spec.seed + 1)
+            reach = (scenario.last(HISTORY_ENDS), 1.0)
+            spec = replace(spec, reach=reach, seed=spec.seed + 1)
         backlog = await self._backlog(spec, base)
         without = replace(
             scenario, name=scenario.name + ", without" * bool(scenario.history), history=0
@@ -176,7 +184,7 @@ class Bench:
 
     async def read(self, scenario: Scenario, *, events: int) -> float:
         """Measure reading a backlog and nothing else; returns the rate."""
-        base = await self._base(scenario.channels, events)
+        base = await self._base(scenario, events)
         backlog = await self._backlog(scenario.spec(events), base)
         servers, topics = self._stack.kafka_servers, ",".join(backlog.topics)
         options = ["--servers", servers, "--topics", topics, "--records", str(events)]
@@ -187,7 +195,7 @@ class Bench:
 
     async def plain(self, scenario: Scenario, *, events: int, seconds: float) -> float:
         """Measure a plain consumer for some seconds; returns the rate."""
-        base = await self._base(scenario.channels, events)
+        base = await self._base(scenario, events)
         backlog = await self._backlog(scenario.spec(events), base)
         async with self._stack.database("plain") as name:
             found = await _child(
@@ -203,12 +211,12 @@ class Bench:
         self, scenario: Scenario, *, events: int, rate: float, seconds: float
     ) -> delay.Delays:
         """Measure the delay of a steady stream to the channels of a backlog."""
-        base = await self._base(scenario.channels, events)
+        base = await self._base(scenario, events)
         spec = replace(
             scenario.spec(round(rate * seconds)),
             name=f"{self._stack.mark}.steady",
             seed=9,
-            reach=(STEADY_BEGINS, 1.0),
+            reach=(scenario.last(STEADY), 1.0),
         )
         workload = Workload(spec, base.population)
         async with self._stack.database("run", template=base.database) as name:
@@ -238,17 +246,19 @@ class Bench:
         await self._stack.create_topics(environ)
         return environ
 
-    async def _base(self, channels: int, events: int) -> Base:
+    async def _base(self, scenario: Scenario, events: int) -> Base:
         """Give channels with lots for so many events; those with lots of about the same size are
         made once.
         """
-        key = channels, max(EVENTS_EACH_MIN, events // channels).bit_length()
+        channels, days = scenario.channels, scenario.days
+        key = channels, max(EVENTS_EACH_MIN, events // channels).bit_length(), days
         if key not in self._bases:
             population = Population(
-                channels, events_each=2 ** (key[1] - 1), now=self._now, mark=self._stack.mark
-            )
+                channels, events_each=2 ** (key[1] - 1), days=days,
+                now=self._now, mark=self._stack.mark,
+            )  # fmt: skip
             name = await self._databases.enter_async_context(
-                self._stack.database("base_{}_{}".format(*key))
+                self._stack.database("base_{}_{}_{}".format(*key))
             )
             await self._stack.migrate(name)
             environ = await self._environ(Spec(f"{self._stack.mark}.none", 0), population, name)
@@ -280,7 +290,7 @@ class Bench:
         spec = replace(
             scenario.spec(scenario.history),
             name=f"{self._stack.mark}.history",
-            reach=(0.0, HISTORY_ENDS),
+            reach=(0.0, scenario.last(HISTORY_ENDS)),
         )
         async with self._stack.database("history", template=base.database) as name:
             environ = await self._environ(spec, base.population, name)
