@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from metering import account_cache, claims, meter
-from metering.accounts import Earlier
+from metering.accounts import DaysMissing, Earlier
 from metering.periods import ONE_DAY
 from metering.storage import account_store
 from metering.storage.database import driver_of, transaction
@@ -238,3 +238,25 @@ def compared(some, whole, on):
                 raised = (person, 10**6, on, whole.cycle_on(on))
                 assert mine.raised(*raised) == all_of_them.raised(*raised)
     return sums
+
+
+@pytest.mark.parametrize("what", ["a batch", "the clock"])
+async def test_who_misses_days_with_all_of_them_is_not_begun_again_for_ever(
+    fresh_database_url, monkeypatch, what
+):
+    lines = [registered("2024-01-02"), workflow("2024-01-04", 12), workflow("2024-01-20", 3)]
+    begin, closing = clocks_of(lines)[-1], clocks_of([workflow("2024-03-20", 1)])[0]
+    load = account_store.load
+
+    async def load_too_little(driver, channels, _):
+        return await load(driver, channels, lambda account: account.settled_on)
+
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await reader.read(lines, now=begin)
+        monkeypatch.setattr(account_store, "load", load_too_little)
+        late = [workflow("2024-01-04", 1)]
+        work = reader.read(late, now=begin) if what == "a batch" else reader.settle(closing)
+        with pytest.raises(DaysMissing):
+            await work
