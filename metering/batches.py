@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from metering.errors import Rejected
 from metering.events import Count, Reading
 from metering.intake import Identity, Place
-from metering.storage import account_store, ledger_store, parked_store
+from metering.storage import account_store, event_store, ledger_store, parked_store
 from metering.storage.outbox_store import Draft, Headers
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from metering.accounts import Account
     from metering.catalog import Catalog
     from metering.commands import Command
+    from metering.events import Worth
     from metering.intake import Intake, Message, Parked
-    from metering.storage.event_store import EventRow, Key
+    from metering.storage.event_store import Key
     from metering.storage.position_store import Slice
 
 
@@ -110,11 +111,12 @@ class Work:
         self.taking: Intake | None = None
         self.readable: list[Record] = []  # Events and commands that come in time, or nearly …
         self.unreadable: list[Record] = []  # … and what was rejected before it came here.
-        self.claims: list[EventRow | None] = []  # What each readable record claims, if anything.
-        self.rows: dict[Key, EventRow] = {}
+        # What each readable record that claims an event has it counted as.
+        self.claims: list[Worth | None] = []
         self.claimants: dict[Key, int] = {}  # Which readable record claims each event.
+        self.keys: dict[int, list[Key]] = {}  # By month the events that are claimed …
+        self.rows: dict[int, list[bytes]] = {}  # … and their rows, until they are written.
         self.commands: dict[Key, tuple[Command, Place]] = {}
-        self.months: set[int] = set()  # Of the events that are claimed.
         # The earliest instant of each channel that records which are in time are about.
         self.oldest: dict[str, int] = {}
         self.events_claimed = 0
@@ -146,7 +148,7 @@ class Work:
     @property
     def has_copies(self) -> bool:
         """Say whether other records hold identities of its events."""
-        return self.events_claimed < len(self.rows)
+        return self.events_claimed < len(self.claimants)
 
     @property
     def intake(self) -> Intake:
@@ -205,7 +207,7 @@ class Work:
 
     def met(self) -> set[Key]:
         """List the events of this batch of which something was known before: mostly none."""
-        return (self.rows.keys() & self.intake.identities.keys()) | self.not_claimed
+        return (self.claimants.keys() & self.intake.identities.keys()) | self.not_claimed
 
     def recall(self, key: Key, *, before: int) -> None:
         """Make an event known by its identity that came before in this batch and was counted
@@ -214,35 +216,43 @@ class Work:
         place = self.claimants.get(key, before)
         if place >= before or key in self.special or key in self.intake.identities:
             return
-        record, row = self.readable[place], self.rows[key]
+        record, worth = self.readable[place], self.claims[place]
         message = record.found
         assert isinstance(message, Count | Reading)
+        assert worth is not None
         self.intake.identities[key] = Identity(
             message, message.content, record.place, "applied", message.at,
-            message.product, row[9] or "", row[10], row[11],
+            message.product, worth.kind, worth.quantity, worth.messages,
             is_countable=isinstance(message, Count),
         )  # fmt: skip
 
     def place_of(self, key: Key) -> Place | None:
         """Tell for which record of this batch an identity was claimed."""
-        if key in self.rows:
-            return Place(*self.rows[key][5:7])
+        if key in self.claimants:
+            return self.readable[self.claimants[key]].place
         return self.commands[key][1] if key in self.commands else None
 
     def is_as_claimed(self, key: Key, identity: Identity) -> bool:
         """Say whether the record of an event stands as it was written when it was claimed."""
-        row = self.rows.get(key)
+        claimant = self.claimants.get(key)
+        worth = None if claimant is None else self.claims[claimant]
         return (
-            row is not None
+            worth is not None
             and identity.state != "parked"
             and not identity.is_late
-            and identity.place == row[5:7]
-            and (not identity.kind or identity.quantity == row[10])
+            and identity.place == self.place_of(key)
+            and (not identity.kind or identity.quantity == worth.quantity)
         )
+
+    def month_of(self, key: Key) -> int:
+        """Tell in which month an event is claimed."""
+        message = self.readable[self.claimants[key]].found
+        assert not isinstance(message, Rejected)
+        return event_store.month_of(message.at)
 
     def months_of(self, key: Key) -> set[int]:
         """Tell in which months the record of an event may stand that is to be forgotten."""
-        months = {int(self.rows[key][2])} if key in self.rows else set()
+        months = {self.month_of(key)} if key in self.claimants else set()
         return months | self.waited.get(key, set())
 
     def waiting(self, parked: Parked) -> parked_store.Waiting:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from metering.batches import Record
 from metering.commands import Command, Register
-from metering.errors import Rejected
 from metering.events import Void
 from metering.intake import Arrival, Parked
 from metering.storage import event_store, parked_store
@@ -18,59 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from metering.batches import Decode, Work
-    from metering.catalog import Catalog, Rules
+    from metering.catalog import Rules
     from metering.storage.event_store import Key
 
 # To look an event up among the commands costs several times as much as to read a command.
 FEW_COMMANDS_AN_EVENT = 4
 
 
-# A command may be about any open day: it stands for an instant before all of them.
-ALL_DAYS = 0
-
-
-def sort_out(work: Work, catalog: Catalog) -> None:
-    """Sort the records of a batch, and write the claim of each identity once: of several copies,
-    for the one that was read first.
-
-    Records that come too early or too late need no identity: they are rejected in their turn.
-    """
-    rules, rows, claimants, oldest = catalog.rules, work.rows, work.claimants, work.oldest
-    row_for = event_store.row_maker(catalog)
-    for record in work.records:
-        message = record.found
-        if isinstance(message, Rejected):
-            work.unreadable.append(record)
-            continue
-        index = len(work.readable)
-        work.readable.append(record)
-        work.claims.append(None)
-        at, is_command = message.at, isinstance(message, Command)
-        if at > record.clock + rules.ahead or (
-            at < record.clock - rules.horizon and not is_command
-        ):
-            continue
-        channel = message.channel
-        since = ALL_DAYS if is_command else at
-        if since < oldest.get(channel, at + 1):
-            oldest[channel] = since
-        key = (channel, message.digest)
-        if key in rows or key in work.commands:
-            continue
-        if isinstance(message, Command):
-            work.commands[key] = (message, record.place)
-        else:
-            row = rows[key] = work.claims[index] = row_for(message, record.place)
-            claimants[key] = index
-            work.months.add(row[2])
-
-
 async def claim(driver: Any, work: Work, *, expect_known: bool) -> None:
     """Claim the identities of a batch. Raises SomeAreKnown unless that is expected."""
     if work.rows:
         work.events_claimed = await event_store.claim_events(
-            driver, work.rows.values(), expect_known=expect_known
+            driver, work.rows, expect_known=expect_known
         )
+        work.rows.clear()
     await event_store.claim_commands(driver, work.commands.values())
 
 
@@ -95,15 +55,12 @@ async def look_up(
     if work.has_copies:
         work.not_claimed = await event_store.not_claimed(driver)
         wanted |= work.not_claimed
-    if work.rows:
-        taking.identities.update(
-            await event_store.met_in_other_months(
-                driver, work.rows.values(), _live_months(rules, work.readable)
-            )
-        )
-        has_few = work.commands_before < len(work.rows) * FEW_COMMANDS_AN_EVENT
+    if work.claimants:
+        months = _live_months(rules, work.readable)
+        taking.identities.update(await event_store.met_in_other_months(driver, work.keys, months))
+        has_few = work.commands_before < len(work.claimants) * FEW_COMMANDS_AN_EVENT
         wanted |= await event_store.known_as_commands(
-            driver, work.rows.keys(), have_few=work.concerned if has_few else ()
+            driver, work.claimants.keys(), have_few=work.concerned if has_few else ()
         )
     events, commands = await event_store.find(driver, wanted)
     work.not_commands = work.commands.keys() & events.keys()
@@ -124,7 +81,7 @@ async def look_up(
         await parked_store.find(
             driver,
             work.concerned | {channel for channel, _ in targets},
-            chain(work.rows, work.commands, targets),
+            chain(work.claimants, work.commands, targets),
             registering=registering,
         ),
     )
@@ -184,7 +141,7 @@ async def keep(driver: Any, work: Work) -> None:
     months = {(*key, month) for key in gone | moved for month in work.months_of(key)}
     # Claimed in one month while another month, or a command, holds the identity: a conflict.
     beside = work.special - stands - work.not_claimed - gone
-    months |= {(*key, work.rows[key][2]) for key in beside}
+    months |= {(*key, work.month_of(key)) for key in beside}
     await event_store.release(driver, months - standing)
     await event_store.release_commands(driver, gone | (work.not_commands - stands))
     await event_store.put_right(driver, rewritten)

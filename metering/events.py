@@ -60,6 +60,14 @@ class Void(NamedTuple):
 Usage = Count | Reading | Void
 
 
+class Worth(NamedTuple):
+    """What an event is counted as, if it is applied on its own day."""
+
+    kind: str  # Of a message.
+    quantity: int
+    messages: int
+
+
 def digest_of(*parts: str) -> bytes:
     """Digest a tuple of texts; no two different tuples share their bytes."""
     # No text of a record holds a NUL. Copying a blank digest is cheaper than making one.

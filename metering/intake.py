@@ -24,11 +24,11 @@ from metering.settlement import Entry
 from metering.tallies import Counts, Readings, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from metering.accounts import Account
     from metering.catalog import Catalog
-    from metering.events import Tariff
+    from metering.events import Tariff, Worth
 
 Message = Count | Reading | Void | Command
 
@@ -192,11 +192,11 @@ class Intake:
             self._take_up_voids(channel, arrival.message.digest, arrival.clock)
         return outcome
 
-    def take_plain(self, event: Message, row: Sequence[Any]) -> bool:
+    def take_plain(self, event: Message, worth: Worth) -> bool:
         """Count an event that is certainly new, where nothing else asks for a closer look.
 
         Nearly all events go this way; it does what `take` does for them, at a third of its cost.
-        `row` is the record of the event as it was claimed.
+        `worth` is what it was claimed to be worth.
         """
         channel, at = event.channel, event.at
         account = self.accounts.get(channel)
@@ -208,13 +208,13 @@ class Intake:
             return False
         if type(event) is Count:
             _, _, _, _, product, units, tariff = event
-            quantity = row[10]
+            kind, quantity, messages = worth
             # Prices may have changed between the day in UTC and the channel's own.
             if tariff is not None and self._pu_of(tariff, on) * units != quantity:
                 return False
             books = account.books.get(product) or account.books_of(product)
             assert isinstance(books.tallies, Counts)
-            books.tallies.add(on, row[9] or "", quantity, row[11])
+            books.tallies.add(on, kind, quantity, messages)
             self._grow(account, product, on, quantity)
         elif type(event) is Reading:
             books = account.books_of(event.product)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from asyncpg.exceptions import PostgresError
 from sqlalchemy.exc import DBAPIError
 
-from metering import claims, due
+from metering import claims, due, records
 from metering.account_cache import AccountCache
 from metering.accounts import DaysMissing
 from metering.batches import Batch, Decode, Receipt, Record, Work
 from metering.errors import Rejected
-from metering.events import Void
-from metering.intake import Arrival, Intake, Place
+from metering.intake import Intake, Place
 from metering.storage import (
     account_store,
     event_store,
@@ -36,7 +35,7 @@ from metering.storage.database import (
 from metering.storage.position_store import Claim, Partition, Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import date
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -138,8 +137,8 @@ class Meter:
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
         work = Work(self._catalog, batch.records, batch.slices)
-        claims.sort_out(work, self._catalog)
-        await self._ensure_months(work.months)
+        records.sort_out(work, self._catalog)
+        await self._ensure_months(work.rows.keys())
         try:
             async with transaction(self._engine) as connection:
                 driver = await driver_of(connection)
@@ -156,7 +155,7 @@ class Meter:
                     work.set_accounts_aside(self._accounts.room)
                     found = {name: versions[name] for name in channels & versions.keys()}
                     await self._load_accounts(driver, work, found, all_days=batch.needs_all_days)
-                    self._take_in(work, places)
+                    records.take_in(work, places)
                     self._note(work)
                 work.count()
                 await self._keep(driver, work)
@@ -238,8 +237,8 @@ class Meter:
 
     # The steps of a batch, in their order
 
-    async def _ensure_months(self, months: set[int]) -> None:
-        missing = months - self._months
+    async def _ensure_months(self, months: Collection[int]) -> None:
+        missing = set(months) - self._months
         if missing:
             # Apart from the batch: making a table waits for those who read the others.
             async with transaction(self._engine) as connection:
@@ -273,40 +272,6 @@ class Meter:
                 work.in_memory.add(channel)
         missing = versions.keys() - accounts.keys()
         accounts.update(await account_store.load(driver, missing, needed_from))
-
-    def _take_in(self, work: Work, places: Sequence[int]) -> None:
-        """Take the records at some places in, in the order in which they were read."""
-        taking, accounts = work.intake, work.intake.accounts
-        if not taking.follows_records:
-            for account in accounts.values():
-                if taking.is_behind(account):
-                    taking.catch_up(account.channel, 0)
-        is_batch, met = not taking.follows_records, work.met()
-        for index in places:
-            record, row = work.readable[index], work.claims[index]
-            message = record.found
-            assert not isinstance(message, Rejected)
-            if (
-                row is not None
-                and is_batch
-                and not (met and row[:2] in met)
-                and taking.take_plain(message, row)
-            ):
-                continue
-            key = (message.channel, message.digest)
-            # A copy, or a void, asks what is known of an event of this very batch.
-            work.recall(key, before=index)
-            if isinstance(message, Void):
-                work.recall((message.channel, message.target), before=index)
-            # Only by the record that claims it: another one of this name may be rejected.
-            if row is not None:
-                work.special.add(key)
-            if not is_batch:
-                # With clocks of their own, what is due by a record's clock happens before it.
-                taking.catch_up(message.channel, record.clock)
-            taking.take(Arrival(record.place, record.clock, message))
-        for channel in taking.effects.touched & accounts.keys():
-            taking.settle(accounts[channel], None)
 
     def _note(self, work: Work) -> None:
         """Note what changed of the accounts at work: from then on they may be let go."""

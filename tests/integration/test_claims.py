@@ -5,7 +5,6 @@ one order whatever the batch.
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
-from operator import itemgetter
 
 import asyncpg
 import pytest
@@ -16,11 +15,11 @@ from metering import meter as meter_module
 from metering.meter import Meter
 from metering.storage import event_store
 from metering.storage.database import go_by_indexes
+from metering.storage.event_rows import EventRows
 from metering.verification import verify
 from tests.builders import line, registered
 from tests.replaying import GROUP, SCHEMA, Reader, fresh_books
 
-DIGEST = itemgetter(1)
 WAITING = """
 WITH waiting AS (
     SELECT pid FROM pg_stat_activity
@@ -84,13 +83,15 @@ async def test_a_known_identity_keeps_others_wary(reader, expected, monkeypatch)
 
 
 @asynccontextmanager
-async def held(url, row):
-    """Hold an identity in a transaction that is taken back at the end."""
+async def held(url, reader, built):
+    """Hold the identity of an event in a transaction that is taken back at the end."""
     connection = await asyncpg.connect(url, server_settings={"search_path": SCHEMA})
     try:
         transaction = connection.transaction()
         await transaction.start()
-        await event_store.claim_events(connection, [row], expect_known=False)
+        record = reader.batch_of([built]).records[0]
+        month, row, _ = EventRows(reader.catalog).write(record.found, record.place)
+        await event_store.claim_events(connection, {month: [row]}, expect_known=False)
         yield
         await transaction.rollback()
     finally:
@@ -108,9 +109,8 @@ async def until(url, *states):
         await connection.close()
 
 
-def row_of(reader, built):
-    record = reader.batch_of([built]).records[0]
-    return event_store.row_maker(reader.catalog)(record.found, record.place)
+def digest_of(reader, built):
+    return reader.batch_of([built]).records[0].found.digest
 
 
 @pytest.fixture(params=[(0, 0), (1, 1), (0, 1), (1, 0)])
@@ -142,16 +142,15 @@ async def test_batches_with_the_same_identities_queue_whatever_their_order(
     reader, fresh_database_url, wary
 ):
     names = [f"x-{number}" for number in range(9)]
-    rows = [row_of(reader, used(name)) for name in names]
+    middle = sorted(names, key=lambda name: digest_of(reader, used(name)))[4]
     await reader.claim()  # Goes back to where the books are.
     await reader.read([used("first")], now=NOW)
     batches = [
         reader.batch_of([used(name) for name in names]),
         reader.batch_of([used(name, topic="usage.mu") for name in reversed(names)]),
     ]
-    middle = sorted(rows, key=DIGEST)[4]
 
-    async with held(fresh_database_url, middle):
+    async with held(fresh_database_url, reader, used(middle)):
         both = begin_both(reader, batches, wary)
         await until(fresh_database_url, (2, 0), (2, 1))
 
@@ -164,7 +163,7 @@ async def test_batches_of_two_months_queue_whichever_they_begin_with(
     january, february = "2024-01-30", "2024-02-02"
     await reader.read([used("first", january), used("second", february)], now=NOW)
     names = [f"x-{number}" for number in range(5)]
-    digests = {name: row_of(reader, used(name))[1] for name in names}
+    digests = {name: digest_of(reader, used(name)) for name in names}
     await reader.claim()
     # By digests alone one batch would begin with February, and the other one with January.
     one, other, feb, jan, last = sorted(names, key=digests.__getitem__)
@@ -174,10 +173,9 @@ async def test_batches_of_two_months_queue_whichever_they_begin_with(
         reader.batch_of(first),
         reader.batch_of([built | {"topic": "usage.mu"} for built in second]),
     ]
-    january_row, february_row = row_of(reader, used(jan)), row_of(reader, used(last, february))
 
-    async with held(fresh_database_url, february_row):
-        async with held(fresh_database_url, january_row):
+    async with held(fresh_database_url, reader, used(last, february)):
+        async with held(fresh_database_url, reader, used(jan)):
             both = begin_both(reader, batches, wary)
             await until(fresh_database_url, (2, 0), (2, 1))
         # Whoever has the one goes for the other.
@@ -188,7 +186,8 @@ async def test_batches_of_two_months_queue_whichever_they_begin_with(
 
 async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fresh_database_url):
     await reader.read([used(f"x-{number}") for number in range(500)], now=NOW)
-    keys = event_store._as_these([row_of(reader, used("y", "2024-02-02"))] * 500)
+    event = reader.batch_of([used("y", "2024-02-02")]).records[0].found
+    keys = event_store._as_these([(event.channel, event.digest)] * 500)
     connection = await asyncpg.connect(fresh_database_url, server_settings={"search_path": SCHEMA})
     try:
         async with connection.transaction():

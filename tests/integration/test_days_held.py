@@ -6,7 +6,7 @@ from datetime import date
 import asyncpg
 import pytest
 
-from metering import account_cache, claims, meter
+from metering import account_cache, meter, records
 from metering.accounts import DaysMissing, Earlier
 from metering.periods import ONE_DAY
 from metering.storage import account_store
@@ -72,7 +72,7 @@ def with_all_days(monkeypatch):
 
 def foreseeing_nothing(monkeypatch):
     """Have accounts loaded as if records were about the newest day, whatever they are about."""
-    sort_out = claims.sort_out
+    sort_out = records.sort_out
 
     class Unaware(dict):
         def get(self, *_):
@@ -82,7 +82,7 @@ def foreseeing_nothing(monkeypatch):
         sort_out(work, catalog)
         work.oldest = Unaware(work.oldest)
 
-    monkeypatch.setattr(claims, "sort_out", sorting_out)
+    monkeypatch.setattr(records, "sort_out", sorting_out)
 
 
 async def books_after(database_url, batches):

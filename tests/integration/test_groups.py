@@ -1,9 +1,10 @@
 """A batch can be about more channels than are worked on at once, and comes to the same."""
 
+import pytest
 import sqlalchemy as sa
 
 from consumer.envelopes import instant_from
-from metering import account_cache, meter
+from metering import account_cache, meter, records
 from metering.verification import verify
 from tests.builders import contacts, purchased, registered, voided, workflow
 from tests.replaying import Reader, fresh_books
@@ -30,17 +31,18 @@ def batches():
 
 async def books_of(url, sizes):
     """Read the batches; returns the books, what they came to, and how many were worked on."""
+    take_in = records.take_in
+
+    def noting(work, places):
+        sizes.append((len(work.intake.accounts), len(work.accounts)))
+        take_in(work, places)
+
     async with fresh_books(url) as engine:
         reader = Reader(engine)
         await reader.claim()
-        take_in = reader.meter._take_in
-
-        def noting(work, places):
-            sizes.append((len(work.intake.accounts), len(work.accounts)))
-            take_in(work, places)
-
-        reader.meter._take_in = noting
-        receipts = [await reader.read(lines, now=NOW) for lines in batches()]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(records, "take_in", noting)
+            receipts = [await reader.read(lines, now=NOW) for lines in batches()]
         found = await verify(engine, reader.catalog, full=True)
         assert found.differences == []
         documents = await reader.documents(NOW)

@@ -1,0 +1,92 @@
+"""What is done record by record: a batch is sorted out before anything is locked, and taken in once
+all is known that concerns it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metering.commands import Command
+from metering.errors import Rejected
+from metering.events import Void
+from metering.intake import Arrival
+from metering.storage.event_rows import EventRows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metering.batches import Work
+    from metering.catalog import Catalog
+
+# A command may be about any open day: it stands for an instant before all of them.
+ALL_DAYS = 0
+
+
+def sort_out(work: Work, catalog: Catalog) -> None:
+    """Sort the records of a batch, and write the claim of each identity once: of several copies,
+    for the one that was read first.
+
+    Records that come too early or too late need no identity: they are rejected in their turn.
+    """
+    ahead, horizon = catalog.rules.ahead, catalog.rules.horizon
+    readable, claims, claimants, oldest = work.readable, work.claims, work.claimants, work.oldest
+    rows = EventRows(catalog)
+    for record in work.records:
+        place, clock, _, _, _, _, message = record
+        if isinstance(message, Rejected):
+            work.unreadable.append(record)
+            continue
+        index = len(readable)
+        readable.append(record)
+        claims.append(None)
+        at, is_command = message.at, isinstance(message, Command)
+        if at > clock + ahead or (at < clock - horizon and not is_command):
+            continue
+        channel = message.channel
+        since = ALL_DAYS if is_command else at
+        if since < oldest.get(channel, at + 1):
+            oldest[channel] = since
+        key = (channel, message.digest)
+        if key in claimants or key in work.commands:
+            continue
+        if isinstance(message, Command):
+            work.commands[key] = (message, place)
+            continue
+        month, row, worth = rows.write(message, place)
+        claims[index], claimants[key] = worth, index
+        if month not in work.rows:
+            work.rows[month], work.keys[month] = [], []
+        work.rows[month].append(row)
+        work.keys[month].append(key)
+
+
+def take_in(work: Work, places: Sequence[int]) -> None:
+    """Take the records at some places in, in the order in which they were read, and settle the
+    channels that they are about.
+    """
+    taking = work.intake
+    accounts, is_batch, met = taking.accounts, not taking.follows_records, work.met()
+    if is_batch:
+        for account in accounts.values():
+            if taking.is_behind(account):
+                taking.catch_up(account.channel, 0)
+    for index in places:
+        record, worth = work.readable[index], work.claims[index]
+        message = record.found
+        assert not isinstance(message, Rejected)
+        key = (message.channel, message.digest)
+        if worth is not None and is_batch and key not in met and taking.take_plain(message, worth):
+            continue
+        # A copy, or a void, asks what is known of an event of this very batch.
+        work.recall(key, before=index)
+        if isinstance(message, Void):
+            work.recall((message.channel, message.target), before=index)
+        # Only by the record that claims it: another one of this name may be rejected.
+        if worth is not None:
+            work.special.add(key)
+        if not is_batch:
+            # With clocks of their own, what is due by a record's clock happens before it.
+            taking.catch_up(message.channel, record.clock)
+        taking.take(Arrival(record.place, record.clock, message))
+    for channel in taking.effects.touched & accounts.keys():
+        taking.settle(accounts[channel], None)
