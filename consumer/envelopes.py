@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
+import msgspec
 import orjson
 
 from metering.errors import Rejected
@@ -50,6 +51,24 @@ _USUAL_SHAPES = frozenset(
 # With room for a zone, a lot and a cycle before and after.
 _FIRST_INSTANT = instant_of(datetime(2, 1, 1, tzinfo=UTC))
 _LAST_INSTANT = instant_of(datetime(9997, 1, 1, tzinfo=UTC))
+
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_LENGTH_MAX)]
+
+
+class UsualEvent(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
+    """A structured event with no attributes but these; typed, it costs half of a dictionary."""
+
+    type: str
+    subject: _Text
+    source: _Text
+    id: _Text
+    time: str
+    data: msgspec.Raw
+    specversion: Literal["1.0"] = "1.0"
+    datacontenttype: str = ""
+    dataschema: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 def attributes_of(value: bytes | None, headers: Headers) -> Fields:

@@ -26,9 +26,10 @@ from consumer.partitions import backoff_seconds
 from consumer.posting import OWN_HEADER
 from consumer.progress import Marker, Progress
 from consumer.pump import CHUNK_RECORDS_MAX, MEBIBYTE, Pump
+from consumer.readers import read_records
 from consumer.wall_clock import now_instant
 from metering.errors import Fenced, Rejected, Unavailable, let_go
-from metering.meter import Batch, Place, Record, Slice
+from metering.meter import Batch, Slice
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping, Sequence
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 
     from consumer.partitions import Chunk, Held, Partitions
     from consumer.settings import Settings
-    from metering.intake import Message
-    from metering.meter import Decode, Receipt
+    from metering.meter import Decode, Receipt, Record
 
 FENCED_SECONDS_MAX = 1
 
@@ -201,24 +201,15 @@ class Loop:
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:
         assert held.claim is not None
-        topic, number, decode = held.tp.topic, held.claim.number, self._decode
         now = now_instant()
-        earliest = now - self._arrival
-        records = []
-        for record in chunk.records:
-            found: Message | Rejected
-            headers = tuple(record.headers) if record.headers else ()
-            try:
-                found = decode(topic, record.value, headers)
-            except Rejected as rejected:
-                # Its traceback would keep everything that was read along with it.
-                found = rejected.with_traceback(None)
-            clock = record.timestamp * 1_000
-            if not earliest <= clock <= now:
-                clock = min(now, max(earliest, clock))
-            place = Place(number, record.offset)
-            records.append(Record(place, clock, topic, record.key, record.value, headers, found))
-        return records
+        return read_records(
+            chunk.records,
+            held.tp.topic,
+            held.claim.number,
+            self._decode,
+            earliest=now - self._arrival,
+            now=now,
+        )
 
     async def _record(self, stretches: Sequence[Stretch], since: float) -> None:
         """Record a batch and advance. Raises Fenced and Unavailable."""

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from consumer.decoding import Meaning, Vocabulary, decode, said
-from consumer.envelopes import TEXT_LENGTH_MAX, VALUE_BYTES_MAX, instant_from
+from consumer.envelopes import VALUE_BYTES_MAX, UsualEvent, instant_from
 from consumer.settings import USAGE_TOPICS
+from metering.batches import Record
+from metering.errors import Rejected
 from metering.events import Count, Reading, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+
+    from aiokafka import ConsumerRecord
 
     from consumer.envelopes import Headers
     from metering.catalog import Catalog
@@ -36,58 +40,77 @@ _USUAL_INSTANTS = range(100 * 366 * 86_400 * 1_000_000)
 
 _BACKSLASH = ord("\\")
 
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=TEXT_LENGTH_MAX)]
-
-
-class _Envelope(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):
-    """A structured event with no attributes but these; typed, it costs half of a dictionary."""
-
-    type: str
-    subject: _Text
-    source: _Text
-    id: _Text
-    time: str
-    data: msgspec.Raw
-    specversion: Literal["1.0"] = "1.0"
-    datacontenttype: str = ""
-    dataschema: str = ""
-    traceparent: str = ""
-    tracestate: str = ""
-
 
 def decoder_for(
     catalog: Catalog, *, commands_topic: str, usage_topics: Collection[str] = USAGE_TOPICS
 ) -> Decode:
     """Make the function that reads records of any topic as a catalog understands them."""
-    vocabulary = Vocabulary.of(catalog)
-    parse = msgspec.json.Decoder(_Envelope).decode
-    meanings: dict[tuple[str, bytes], Meaning] = {}
-    instant_of = _Instants().of
+    return _Reader(Vocabulary.of(catalog), commands_topic, usage_topics)
 
-    def read(topic: str, value: bytes | None, headers: Headers) -> Message:
-        if topic not in usage_topics:
-            home = "commands" if topic == commands_topic else "others"
-            return decode(home, value, headers, vocabulary)
+
+class _Reader:
+    def __init__(
+        self, vocabulary: Vocabulary, commands_topic: str, usage_topics: Collection[str]
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._commands_topic = commands_topic
+        self._usage_topics = frozenset(usage_topics)
+        self._parse = msgspec.json.Decoder(UsualEvent).decode
+        self._meanings: dict[tuple[str, bytes], Meaning] = {}
+        self._instants = _Instants()
+
+    def __call__(self, topic: str, value: bytes | None, headers: Headers) -> Message:
+        if topic not in self._usage_topics:
+            home = "commands" if topic == self._commands_topic else "others"
+            return decode(home, value, headers, self._vocabulary)
         # Escapes can hide a NUL; headers can hold the attributes.
         if headers or value is None or len(value) > VALUE_BYTES_MAX or _BACKSLASH in value:
-            return decode("usage", value, headers, vocabulary)
+            return decode("usage", value, headers, self._vocabulary)
         try:
-            envelope = parse(value)
+            event = self._parse(value)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return decode("usage", value, headers, vocabulary)
-        channel = envelope.subject
-        said_as = (envelope.type, bytes(envelope.data))
-        meaning, at = meanings.get(said_as), instant_of(envelope.time)
+            return decode("usage", value, headers, self._vocabulary)
+        channel = event.subject
+        said_as = (event.type, bytes(event.data))
+        meaning, at = self._meanings.get(said_as), self._instants.of(event.time)
         if meaning is not None and at is not None:
-            return said(channel, digest_of(channel, envelope.source, envelope.id), at, meaning)
-        message = decode("usage", value, headers, vocabulary)
+            return said(channel, digest_of(channel, event.source, event.id), at, meaning)
+        message = decode("usage", value, headers, self._vocabulary)
         if isinstance(message, Count | Reading) and len(said_as[1]) <= MEANT_BYTES_MAX:
-            if len(meanings) >= MEANINGS_MAX:
-                meanings.clear()
-            meanings[said_as] = _meaning_in(message)
+            if len(self._meanings) >= MEANINGS_MAX:
+                self._meanings.clear()
+            self._meanings[said_as] = _meaning_in(message)
         return message
 
-    return read
+
+def read_records(
+    fetched: Sequence[ConsumerRecord[bytes, bytes]],
+    topic: str,
+    number: int,
+    decode: Decode,
+    *,
+    earliest: int,
+    now: int,
+) -> list[Record]:
+    """Read what was fetched of a partition, which has this number in the books. What claims to have
+    arrived before `earliest`, or after now, did not.
+    """
+    records = []
+    for record in fetched:
+        found: Message | Rejected
+        headers = tuple(record.headers) if record.headers else ()
+        try:
+            found = decode(topic, record.value, headers)
+        except Rejected as rejected:
+            # Its traceback would keep everything that was read along with it.
+            found = rejected.with_traceback(None)
+        clock = record.timestamp * 1_000
+        if not earliest <= clock <= now:
+            clock = min(now, max(earliest, clock))
+        records.append(
+            Record(number, record.offset, clock, topic, record.key, record.value, headers, found)
+        )
+    return records
 
 
 def _meaning_in(message: Count | Reading) -> Meaning:

@@ -17,7 +17,7 @@ from consumer.embedded import embedded_postgres
 from consumer.envelopes import instant_from
 from consumer.readers import decoder_for
 from metering.errors import Rejected
-from metering.meter import Batch, Meter, Partition, Place, Record, Slice
+from metering.meter import Batch, Meter, Partition, Record, Slice
 from metering.periods import moment_of
 from metering.storage import book_store, schema
 from metering.storage.database import create_engine
@@ -209,10 +209,10 @@ async def _feed(
         for line, clock in zip(
             lines[start : start + LINES_MAX], clocks[start : start + LINES_MAX], strict=True
         ):
-            place = Place(claims[line.topic].number, offsets[line.topic])
+            number, offset = claims[line.topic].number, offsets[line.topic]
             offsets[line.topic] += 1
             records.append(
-                Record(place, clock, line.topic, None, line.value, (), _found(read, line))
+                Record(number, offset, clock, line.topic, None, line.value, (), _found(read, line))
             )
         slices = [
             Slice(claim, before[topic], offsets[topic], None, records[-1].clock)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from metering.errors import Rejected
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from metering.commands import Command
     from metering.events import Worth
     from metering.intake import Intake, Message, Parked
+    from metering.storage.event_rows import Claimed
     from metering.storage.event_store import Key
     from metering.storage.position_store import Slice
 
@@ -30,13 +31,19 @@ if TYPE_CHECKING:
 class Record(NamedTuple):
     """One record of a topic, and what it says: an event, a command, or why it can be neither."""
 
-    place: Place
+    position: int  # The number of its partition in the books.
+    offset: int
     clock: int  # The instant at which it arrived.
     topic: str
     key: bytes | None
     value: bytes | None
     headers: Headers
     found: Message | Rejected
+
+    @property
+    def place(self) -> Place:
+        """Where it was read."""
+        return Place(self.position, self.offset)
 
 
 class Batch(NamedTuple):
@@ -53,7 +60,7 @@ class Batch(NamedTuple):
         middle = len(self.records) // 2
         reached = {part.claim.number: part.from_offset for part in self.slices}
         for record in self.records[:middle]:
-            reached[record.place.partition] = record.place.offset + 1
+            reached[record.position] = record.offset + 1
         first = [
             # The second half holds the records up to which it was read.
             part._replace(to_offset=reached[part.claim.number], anchor=None, read_up_to=0)
@@ -113,9 +120,9 @@ class Work:
         self.unreadable: list[Record] = []  # … and what was rejected before it came here.
         # What each readable record that claims an event has it counted as.
         self.claims: list[Worth | None] = []
-        self.claimants: dict[Key, int] = {}  # Which readable record claims each event.
-        self.keys: dict[int, list[Key]] = {}  # By month the events that are claimed …
-        self.rows: dict[int, list[bytes]] = {}  # … and their rows, until they are written.
+        # Which readable record claims each event, by the digest of its identity.
+        self.claimants: dict[bytes, int] = {}
+        self.claimed: dict[int, Claimed] = {}  # The same events, by month.
         self.commands: dict[Key, tuple[Command, Place]] = {}
         # The earliest instant of each channel that records which are in time are about.
         self.oldest: dict[str, int] = {}
@@ -205,15 +212,21 @@ class Work:
         for noted in (effects.entries, effects.happenings, effects.closings, effects.touched):
             noted.clear()
 
-    def met(self) -> set[Key]:
+    def keys(self) -> Iterator[Key]:
+        """List the events that are claimed."""
+        for claimed in self.claimed.values():
+            yield from zip(claimed.channels, claimed.digests, strict=True)
+
+    def met(self) -> set[bytes]:
         """List the events of this batch of which something was known before: mostly none."""
-        return (self.claimants.keys() & self.intake.identities.keys()) | self.not_claimed
+        met = chain(self.intake.identities, self.not_claimed)
+        return {digest for _, digest in met if digest in self.claimants}
 
     def recall(self, key: Key, *, before: int) -> None:
         """Make an event known by its identity that came before in this batch and was counted
         without more ado.
         """
-        place = self.claimants.get(key, before)
+        place = self.claimants.get(key[1], before)
         if place >= before or key in self.special or key in self.intake.identities:
             return
         record, worth = self.readable[place], self.claims[place]
@@ -228,13 +241,13 @@ class Work:
 
     def place_of(self, key: Key) -> Place | None:
         """Tell for which record of this batch an identity was claimed."""
-        if key in self.claimants:
-            return self.readable[self.claimants[key]].place
+        if key[1] in self.claimants:
+            return self.readable[self.claimants[key[1]]].place
         return self.commands[key][1] if key in self.commands else None
 
     def is_as_claimed(self, key: Key, identity: Identity) -> bool:
         """Say whether the record of an event stands as it was written when it was claimed."""
-        claimant = self.claimants.get(key)
+        claimant = self.claimants.get(key[1])
         worth = None if claimant is None else self.claims[claimant]
         return (
             worth is not None
@@ -246,13 +259,13 @@ class Work:
 
     def month_of(self, key: Key) -> int:
         """Tell in which month an event is claimed."""
-        message = self.readable[self.claimants[key]].found
+        message = self.readable[self.claimants[key[1]]].found
         assert not isinstance(message, Rejected)
         return event_store.month_of(message.at)
 
     def months_of(self, key: Key) -> set[int]:
         """Tell in which months the record of an event may stand that is to be forgotten."""
-        months = {self.month_of(key)} if key in self.claimants else set()
+        months = {self.month_of(key)} if key[1] in self.claimants else set()
         return months | self.waited.get(key, set())
 
     def waiting(self, parked: Parked) -> parked_store.Waiting:
@@ -298,8 +311,8 @@ class Work:
             ("lotmeter-reason", reject.reason.encode()),
             ("lotmeter-detail", reject.detail.encode()),
             ("lotmeter-topic", record.topic.encode()),
-            ("lotmeter-partition", str(self.partitions[record.place.partition]).encode()),
-            ("lotmeter-offset", str(record.place.offset).encode()),
+            ("lotmeter-partition", str(self.partitions[record.position]).encode()),
+            ("lotmeter-offset", str(record.offset).encode()),
         )
         return Draft("dead_letters", record.key, record.value, (*record.headers, *added))
 
@@ -309,11 +322,11 @@ class Work:
         """
         self.counts = {number: Counter[str]() for number in self.partitions}
         for record in self.unreadable:
-            self.counts[record.place.partition]["rejected"] += 1
+            self.counts[record.position]["rejected"] += 1
         for outcome in self.intake.effects.outcomes:
             if not outcome.was_parked:
                 self.counts[outcome.arrival.place.partition][outcome.kind] += 1
-        read = Counter([record.place.partition for record in self.records])
+        read = Counter([record.position for record in self.records])
         for number, records in read.items():
             self.counts[number]["applied"] += records - self.counts[number].total()
 

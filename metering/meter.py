@@ -138,7 +138,7 @@ class Meter:
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
         work = Work(self._catalog, batch.records, batch.slices)
         records.sort_out(work, self._catalog)
-        await self._ensure_months(work.rows.keys())
+        await self._ensure_months(work.claimed)
         try:
             async with transaction(self._engine) as connection:
                 driver = await driver_of(connection)

@@ -10,7 +10,7 @@ from metering.commands import Command
 from metering.errors import Rejected
 from metering.events import Void
 from metering.intake import Arrival
-from metering.storage.event_rows import EventRows
+from metering.storage.event_rows import Claimed, EventRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,35 +29,37 @@ def sort_out(work: Work, catalog: Catalog) -> None:
     Records that come too early or too late need no identity: they are rejected in their turn.
     """
     ahead, horizon = catalog.rules.ahead, catalog.rules.horizon
-    readable, claims, claimants, oldest = work.readable, work.claims, work.claimants, work.oldest
+    readable, claims, claimants = work.readable, work.claims, work.claimants
+    commands, oldest = work.commands, work.oldest
     rows = EventRows(catalog)
     for record in work.records:
-        place, clock, _, _, _, _, message = record
+        message = record.found
         if isinstance(message, Rejected):
             work.unreadable.append(record)
             continue
         index = len(readable)
         readable.append(record)
         claims.append(None)
-        at, is_command = message.at, isinstance(message, Command)
+        at, clock, is_command = message.at, record.clock, isinstance(message, Command)
         if at > clock + ahead or (at < clock - horizon and not is_command):
             continue
-        channel = message.channel
+        channel, digest = message.channel, message.digest
         since = ALL_DAYS if is_command else at
         if since < oldest.get(channel, at + 1):
             oldest[channel] = since
-        key = (channel, message.digest)
-        if key in claimants or key in work.commands:
+        if digest in claimants or (channel, digest) in commands:
             continue
         if isinstance(message, Command):
-            work.commands[key] = (message, place)
+            commands[channel, digest] = (message, record.place)
             continue
-        month, row, worth = rows.write(message, place)
-        claims[index], claimants[key] = worth, index
-        if month not in work.rows:
-            work.rows[month], work.keys[month] = [], []
-        work.rows[month].append(row)
-        work.keys[month].append(key)
+        month, row, worth = rows.write(message, record.position, record.offset)
+        claims[index], claimants[digest] = worth, index
+        claimed = work.claimed.get(month)
+        if claimed is None:
+            claimed = work.claimed[month] = Claimed()
+        claimed.channels.append(channel)
+        claimed.digests.append(digest)
+        claimed.rows.append(row)
 
 
 def take_in(work: Work, places: Sequence[int]) -> None:
@@ -74,9 +76,14 @@ def take_in(work: Work, places: Sequence[int]) -> None:
         record, worth = work.readable[index], work.claims[index]
         message = record.found
         assert not isinstance(message, Rejected)
-        key = (message.channel, message.digest)
-        if worth is not None and is_batch and key not in met and taking.take_plain(message, worth):
+        if (
+            worth is not None
+            and is_batch
+            and message.digest not in met
+            and taking.take_plain(message, worth)
+        ):
             continue
+        key = (message.channel, message.digest)
         # A copy, or a void, asks what is known of an event of this very batch.
         work.recall(key, before=index)
         if isinstance(message, Void):

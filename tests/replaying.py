@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from consumer import simulate
 from consumer.readers import decoder_for
 from metering.catalog import Catalog, shipped_catalog
-from metering.meter import Batch, Meter, Partition, Place, Receipt, Record, Slice
+from metering.meter import Batch, Meter, Partition, Receipt, Record, Slice
 from metering.storage import book_store, schema
 from metering.storage.database import create_engine
 from tests.builders import Line
@@ -63,10 +63,10 @@ class Reader:
             self._clock = max(self._clock, line.clock or self._clock)
             # What names no topic of ours is read from one of ours all the same.
             topic = line.topic if line.topic in self._claims else TOPICS[1]
-            place = Place(self._claims[topic].number, self._offsets[topic])
+            place = self._claims[topic].number, self._offsets[topic]
             self._offsets[topic] += 1
             found = simulate._found(self._decode, line)
-            records.append(Record(place, self._clock, topic, None, line.value, (), found))
+            records.append(Record(*place, self._clock, topic, None, line.value, (), found))
         slices = [
             Slice(claim, before[topic], self._offsets[topic], None, self._clock)
             for topic, claim in sorted(self._claims.items())

@@ -17,7 +17,6 @@ from metering.quantities import THOUSAND
 
 if TYPE_CHECKING:
     from metering.catalog import Catalog
-    from metering.intake import Place
 
 DAY = 24 * HOUR
 
@@ -41,6 +40,15 @@ _LENGTH = Struct(">i").pack
 _NULL = _LENGTH(-1)
 
 
+class Claimed:
+    """Events of one month that a batch claims."""
+
+    def __init__(self) -> None:
+        self.channels: list[str] = []
+        self.digests: list[bytes] = []
+        self.rows: list[bytes] = []  # As they will stand; let go once they are written.
+
+
 class EventRows:
     """Writes the rows of a batch."""
 
@@ -50,12 +58,13 @@ class EventRows:
         # Of each day in UTC its month, and what contents are worth on it, with the end of the row.
         self._days: dict[int, tuple[int, dict[bytes, tuple[Worth, bytes]]]] = {}
 
-    def write(self, message: Count | Reading | Void, place: Place) -> tuple[int, bytes, Worth]:
+    def write(
+        self, message: Count | Reading | Void, position: int, offset: int
+    ) -> tuple[int, bytes, Worth]:
         """Write the row of an event as it will stand if it is applied on its own day; returns its
         month, too, and what it is worth.
         """
         channel, digest, content, at = message[:4]
-        number, offset = place
         beginning = self._channels.get(channel)
         if beginning is None:
             name = channel.encode()
@@ -73,8 +82,8 @@ class EventRows:
                 known[content] = rest
         worth, end = rest
         middle = _MIDDLE(
-            DIGEST_BYTES, digest, 2, month, DIGEST_BYTES, content, 8, at, 4, number,
-            8, offset,
+            DIGEST_BYTES, digest, 2, month, DIGEST_BYTES, content, 8, at, 4,
+            position, 8, offset,
         )  # fmt: skip
         return month, beginning + middle + end, worth
 

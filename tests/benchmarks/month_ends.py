@@ -12,7 +12,7 @@ import orjson
 
 from consumer.readers import decoder_for
 from metering.catalog import shipped_catalog
-from metering.meter import Batch, Meter, Partition, Place, Record, Slice
+from metering.meter import Batch, Meter, Partition, Record, Slice
 from metering.periods import instant_of
 from metering.storage.database import create_engine
 from tests.benchmarks.books import WrongBooks
@@ -122,10 +122,10 @@ async def populate(url: str, channels: int, midnight: Midnight) -> None:
             before, records = dict(offsets), []
             for number in range(first, min(channels, first + CHANNELS_A_BATCH)):
                 for topic, event in records_of(number, midnight):
-                    place = Place(claims[topic].number, offsets[topic])
+                    place = claims[topic].number, offsets[topic]
                     value = orjson.dumps(event)
                     found = decode(topic, value, ())
-                    records.append(Record(place, clock, topic, None, value, (), found))
+                    records.append(Record(*place, clock, topic, None, value, (), found))
                     offsets[topic] += 1
             slices = [
                 Slice(claim, before[topic], offsets[topic], None, clock)

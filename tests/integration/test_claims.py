@@ -15,7 +15,7 @@ from metering import meter as meter_module
 from metering.meter import Meter
 from metering.storage import event_store
 from metering.storage.database import go_by_indexes
-from metering.storage.event_rows import EventRows
+from metering.storage.event_rows import Claimed, EventRows
 from metering.verification import verify
 from tests.builders import line, registered
 from tests.replaying import GROUP, SCHEMA, Reader, fresh_books
@@ -51,9 +51,9 @@ def expected(monkeypatch):
     """Tell of each time that a batch claims its identities whether some are taken to be known."""
     seen, claim_events = [], event_store.claim_events
 
-    async def watched(driver, rows, *, expect_known):
+    async def watched(driver, claimed, *, expect_known):
         seen.append(expect_known)
-        return await claim_events(driver, rows, expect_known=expect_known)
+        return await claim_events(driver, claimed, expect_known=expect_known)
 
     monkeypatch.setattr(event_store, "claim_events", watched)
     return seen
@@ -90,8 +90,10 @@ async def held(url, reader, built):
         transaction = connection.transaction()
         await transaction.start()
         record = reader.batch_of([built]).records[0]
-        month, row, _ = EventRows(reader.catalog).write(record.found, record.place)
-        await event_store.claim_events(connection, {month: [row]}, expect_known=False)
+        month, row, _ = EventRows(reader.catalog).write(record.found, *record.place)
+        claimed = Claimed()
+        claimed.rows.append(row)
+        await event_store.claim_events(connection, {month: claimed}, expect_known=False)
         yield
         await transaction.rollback()
     finally:
@@ -187,7 +189,9 @@ async def test_batches_of_two_months_queue_whichever_they_begin_with(
 async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fresh_database_url):
     await reader.read([used(f"x-{number}") for number in range(500)], now=NOW)
     event = reader.batch_of([used("y", "2024-02-02")]).records[0].found
-    keys = event_store._as_these([(event.channel, event.digest)] * 500)
+    claimed = Claimed()
+    claimed.channels, claimed.digests = [event.channel] * 500, [event.digest] * 500
+    keys = event_store._as_these([claimed])
     connection = await asyncpg.connect(fresh_database_url, server_settings={"search_path": SCHEMA})
     try:
         async with connection.transaction():

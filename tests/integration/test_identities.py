@@ -8,7 +8,7 @@ from consumer import simulate
 from consumer.decoding import instant_from
 from consumer.readers import decoder_for
 from metering.catalog import shipped_catalog
-from metering.meter import Batch, Meter, Partition, Place, Record, Slice
+from metering.meter import Batch, Meter, Partition, Record, Slice
 from metering.verification import verify
 from tests.builders import arriving, line, registered, with_attributes, with_data
 
@@ -94,7 +94,7 @@ async def of_two_batches(first, second, database_url):
             [claim] = await meter.claim({partition: 0}, owner="me", cluster_id="here")
             records = [
                 Record(
-                    Place(claim.number, offset), now, each.topic, None, each.value, (),
+                    claim.number, offset, now, each.topic, None, each.value, (),
                     simulate._found(read, each),
                 )
                 for offset, each in enumerate(simulate._line(json.dumps(line)) for line in lines)

@@ -88,7 +88,7 @@ class FakeMeter:
         for record in batch.records:
             is_rejected = isinstance(record.found, Rejected)
             receipt.outcomes[record.topic, "rejected" if is_rejected else "applied"] += 1
-            receipt.rejects_by_position[record.place.partition] += is_rejected
+            receipt.rejects_by_position[record.position] += is_rejected
         return receipt
 
     async def mark_read(self, claims, *, read_up_to):
@@ -211,9 +211,9 @@ async def test_every_record_is_recorded_once_and_in_the_order_of_its_partition(
     assert max(len(batch.records) for batch in meter.batches) <= 1_500
     seen = {}
     for record in meter.records:
-        place = (record.topic, record.place.partition)
-        assert record.place.offset == seen.get(place, -1) + 1
-        seen[place] = record.place.offset
+        place = (record.topic, record.position)
+        assert record.offset == seen.get(place, -1) + 1
+        seen[place] = record.offset
         assert abs(record.clock - meter.records[-1].clock) < DAY
 
 

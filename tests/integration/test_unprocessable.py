@@ -7,7 +7,7 @@ import pytest
 from consumer.envelopes import instant_from
 from consumer.readers import decoder_for
 from metering.catalog import shipped_catalog
-from metering.meter import Batch, Meter, Partition, Place, Record, Slice
+from metering.meter import Batch, Meter, Partition, Record, Slice
 from metering.storage import schema
 from metering.storage.database import create_engine
 from metering.verification import verify
@@ -56,7 +56,6 @@ async def record(engine, lines):
     for offset, line in enumerate(lines):
         value = orjson.dumps(line["event"])
         found = read(line["topic"], value, ())
-        place = Place(claim.number, offset)
-        records.append(Record(place, NOW, line["topic"], None, value, (), found))
+        records.append(Record(claim.number, offset, NOW, line["topic"], None, value, (), found))
     slices = [Slice(claim, 0, len(lines), (len(lines) - 1, b"\0" * 16), NOW)]
     return await meter.record(Batch(slices, records), now=NOW)
