@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from consumer.envelopes import (
     Fields,
@@ -36,7 +36,16 @@ from metering.commands import (
     SetRenewal,
 )
 from metering.errors import Rejected
-from metering.events import DIGEST_BYTES, Count, Reading, Tariff, Void, digest_of
+from metering.events import (
+    DIGEST_BYTES,
+    Count,
+    Meaning,
+    Reading,
+    Tariff,
+    Void,
+    digest_of,
+    said,
+)
 from metering.periods import END_OF_MONTH, zone_named
 from metering.segments import segments_of
 
@@ -45,7 +54,7 @@ if TYPE_CHECKING:
 
     from metering.catalog import Catalog
 
-__all__ = ["Meaning", "Vocabulary", "decode", "instant_from", "said"]
+__all__ = ["Vocabulary", "decode", "instant_from"]
 
 UNITS_MAX = 10**9
 MESSAGES_MAX = 10**6
@@ -90,16 +99,6 @@ class Vocabulary:
 # Type, channel, digest of the identity, instant, id: what a record says before its data. A plain
 # tuple, as a named one costs as much as parsing a third of the record.
 Stamp: TypeAlias = tuple[str, str, bytes, int, str]
-
-
-class Meaning(NamedTuple):
-    """What the data of an event says: so many units of a product, or a level that somebody has."""
-
-    product: str
-    content: bytes  # Digest of the type and the data.
-    number: int  # Units, or the level.
-    tariff: Tariff | None = None  # Of messages only.
-    person: bytes | None = None  # Of levels: who holds the seat, empty for contacts.
 
 
 Decoded: TypeAlias = Count | Reading | Void | Command
@@ -215,14 +214,6 @@ def _seat(kind: str, data: Fields, _: Vocabulary) -> Meaning:
 def _usage(stamp: Stamp, data: Fields, vocabulary: Vocabulary) -> Count | Reading:
     kind, channel, digest, at, _id = stamp
     return said(channel, digest, at, meaning_of(kind, data, vocabulary))
-
-
-def said(channel: str, digest: bytes, at: int, meaning: Meaning) -> Count | Reading:
-    """Put an event together of who said it and when, and what it means."""
-    product, content, number, tariff, person = meaning
-    if person is None:
-        return Count(channel, digest, content, at, product, number, tariff)
-    return Reading(channel, digest, content, at, product, person, number)
 
 
 def _void(stamp: Stamp, data: Fields, _: Vocabulary) -> Void:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from consumer.decoding import Meaning, Vocabulary, decode, said
+from consumer.decoding import Vocabulary, decode
 from consumer.envelopes import VALUE_BYTES_MAX, UsualEvent, instant_from
 from consumer.settings import USAGE_TOPICS
-from metering.batches import Record
 from metering.errors import Rejected
-from metering.events import Count, Reading, digest_of
+from metering.events import Count, Meaning, Reading, digest_of, said
+from metering.intake import Record
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # What data was found to mean is kept, as most data has been seen before: `{"actions": 1}`.
 MEANINGS_MAX = 20_000
 MEANT_BYTES_MAX = 200
+
+CHANNELS_MAX = 20_000
 
 # A time is put together from parts that come again and again. One table of all seconds with their
 # thousandths had 60,000 to learn, and with microseconds it never had learned them.
@@ -57,6 +59,7 @@ class _Reader:
         self._usage_topics = frozenset(usage_topics)
         self._parse = msgspec.json.Decoder(UsualEvent).decode
         self._meanings: dict[tuple[str, bytes], Meaning] = {}
+        self._channels: dict[str, str] = {}
         self._instants = _Instants()
 
     def __call__(self, topic: str, value: bytes | None, headers: Headers) -> Message:
@@ -70,7 +73,7 @@ class _Reader:
             event = self._parse(value)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return decode("usage", value, headers, self._vocabulary)
-        channel = event.subject
+        channel = self._one_object_of(event.subject)
         said_as = (event.type, bytes(event.data))
         meaning, at = self._meanings.get(said_as), self._instants.of(event.time)
         if meaning is not None and at is not None:
@@ -81,6 +84,15 @@ class _Reader:
                 self._meanings.clear()
             self._meanings[said_as] = _meaning_in(message)
         return message
+
+    def _one_object_of(self, channel: str) -> str:
+        """Have all events of a channel share its name: it is hashed once, and found by identity."""
+        known = self._channels.get(channel)
+        if known is None:
+            if len(self._channels) >= CHANNELS_MAX:
+                self._channels.clear()
+            known = self._channels[channel] = channel
+        return known
 
 
 def read_records(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aiokafka.structs import ConsumerRecord
 
     from consumer.settings import Settings
-    from metering.storage.outbox_store import Headers
+    from metering.intake import Headers
     from metering.storage.reject_store import Choice
 
 ADDED = ("reason", "detail", "topic", "partition", "offset")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from metering.errors import Rejected
 from metering.events import Count, Reading
-from metering.intake import Identity, Place
+from metering.intake import Headers, Identity, Place, Record
 from metering.storage import account_store, event_store, ledger_store, parked_store
-from metering.storage.outbox_store import Draft, Headers
+from metering.storage.outbox_store import Draft
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, KeysView, Sequence
@@ -26,24 +26,6 @@ if TYPE_CHECKING:
     from metering.storage.event_rows import Claimed
     from metering.storage.event_store import Key
     from metering.storage.position_store import Slice
-
-
-class Record(NamedTuple):
-    """One record of a topic, and what it says: an event, a command, or why it can be neither."""
-
-    position: int  # The number of its partition in the books.
-    offset: int
-    clock: int  # The instant at which it arrived.
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    found: Message | Rejected
-
-    @property
-    def place(self) -> Place:
-        """Where it was read."""
-        return Place(self.position, self.offset)
 
 
 class Batch(NamedTuple):

@@ -7,10 +7,9 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from metering.batches import Record
 from metering.commands import Command, Register
 from metering.events import Void
-from metering.intake import Arrival, Parked
+from metering.intake import Arrival, Parked, Record
 from metering.storage import event_store, parked_store
 
 if TYPE_CHECKING:

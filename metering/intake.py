@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from metering.events import Tariff, Worth
 
 Message = Count | Reading | Void | Command
+Headers = tuple[tuple[str, bytes | None], ...]
 
 # Records that come an hour or two late, as many do after midnight, find the day before.
 HELD_MICROSECONDS = 2 * HOUR
@@ -41,6 +42,33 @@ class Place(NamedTuple):
 
     partition: int
     offset: int
+
+
+@dataclass(slots=True, init=False)
+class Record:
+    """One record of a topic, and what it says: an event, a command, or why it can be neither."""
+
+    position: int  # The number of its partition in the books.
+    offset: int
+    clock: int  # The instant at which it arrived.
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    found: Message | Rejected
+
+    def __init__(
+        self, position: int, offset: int, clock: int, topic: str, key: bytes | None,
+        value: bytes | None, headers: Headers, found: Message | Rejected,
+    ) -> None:  # fmt: skip
+        # Written out as that of an event is.
+        self.position, self.offset, self.clock, self.topic = position, offset, clock, topic
+        self.key, self.value, self.headers, self.found = key, value, headers, found
+
+    @property
+    def place(self) -> Place:
+        """Where it was read."""
+        return Place(self.position, self.offset)
 
 
 class Arrival(NamedTuple):
@@ -207,10 +235,10 @@ class Intake:
         if not account.held_from <= on <= account.settled_on:
             return False
         if type(event) is Count:
-            _, _, _, _, product, units, tariff = event
+            product, tariff = event.product, event.tariff
             kind, quantity, messages = worth
             # Prices may have changed between the day in UTC and the channel's own.
-            if tariff is not None and self._pu_of(tariff, on) * units != quantity:
+            if tariff is not None and self._pu_of(tariff, on) * event.units != quantity:
                 return False
             books = account.books.get(product) or account.books_of(product)
             assert isinstance(books.tallies, Counts)

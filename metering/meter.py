@@ -6,6 +6,7 @@ Locks are taken in one order: positions, identities, channels; each sorted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from asyncpg.exceptions import PostgresError
@@ -14,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from metering import claims, due, records
 from metering.account_cache import AccountCache
 from metering.accounts import DaysMissing
-from metering.batches import Batch, Decode, Receipt, Record, Work
+from metering.batches import Batch, Decode, Receipt, Work
 from metering.errors import Rejected
-from metering.intake import Intake, Place
+from metering.intake import Intake, Place, Record
 from metering.storage import (
     account_store,
     event_store,
@@ -132,7 +133,7 @@ class Meter:
             if not batch.records or isinstance(batch.records[0].found, Rejected):
                 raise
             refused = Rejected("unprocessable", f"the database refuses it: {describe(error)}")
-            alone = batch.records[0]._replace(found=refused)
+            alone = replace(batch.records[0], found=refused)
             return await self._record(batch._replace(records=[alone]), now)
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:

@@ -64,7 +64,7 @@ class EventRows:
         """Write the row of an event as it will stand if it is applied on its own day; returns its
         month, too, and what it is worth.
         """
-        channel, digest, content, at = message[:4]
+        channel, content, at = message.channel, message.content, message.at
         beginning = self._channels.get(channel)
         if beginning is None:
             name = channel.encode()
@@ -82,7 +82,7 @@ class EventRows:
                 known[content] = rest
         worth, end = rest
         middle = _MIDDLE(
-            DIGEST_BYTES, digest, 2, month, DIGEST_BYTES, content, 8, at, 4,
+            DIGEST_BYTES, message.digest, 2, month, DIGEST_BYTES, content, 8, at, 4,
             position, 8, offset,
         )  # fmt: skip
         return month, beginning + middle + end, worth

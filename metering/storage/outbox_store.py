@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from metering.intake import Closing
+    from metering.intake import Closing, Headers
     from metering.lifecycle import Happening
 
 Destination = Literal["notices", "statements", "dead_letters"]
-Headers = tuple[tuple[str, bytes | None], ...]
 
 SOURCE = "/lotmeter"
 

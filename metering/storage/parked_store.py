@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metering.intake import Place
 from metering.storage.database import OF_THESE, as_json
-from metering.storage.outbox_store import Headers, pack_headers, unpack_headers
+from metering.storage.outbox_store import pack_headers, unpack_headers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
+
+    from metering.intake import Headers
 
 _FIND = """
 SELECT p.*, q.topic_partition FROM (
