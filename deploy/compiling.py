@@ -55,7 +55,7 @@ def compiled(root: Path, folder: Path) -> list[Path]:
     paths = [f"{name}.py" for name in MODULES]
     with contextlib.chdir(root):
         extensions = mypycify(
-            # What mypy is told elsewhere is for checking. Libraries may be missing where this is built.
+            # What mypy is told elsewhere is for checking; and here libraries may be missing.
             ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", *paths],
             group_name="lotmeter",
             target_dir=str(folder / "c"),
