@@ -23,7 +23,8 @@ MODULES = (
     "metering/tallies", "metering/accounts", "metering/booked", "metering/settlement",
     "metering/notices", "metering/prices", "metering/lifecycle", "metering/due",
     "metering/statements", "metering/intake", "metering/storage/event_rows", "metering/records",
-    "consumer/readers",
+    "metering/batches", "metering/account_cache", "metering/storage/account_store",
+    "metering/storage/ledger_store", "consumer/readers",
 )  # fmt: skip
 
 

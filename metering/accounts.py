@@ -243,6 +243,7 @@ class Account:
     _closing: tuple[date, int] | None = None
     _burning: dict[str, list[Lot]] = field(default_factory=dict)
     _held_from: date | None = None  # None: all open days are held.
+    _bytes_held: int = 0  # 0 until it is asked for.
 
     @property
     def held_from(self) -> date:
@@ -270,14 +271,22 @@ class Account:
 
     @property
     def bytes_held(self) -> int:
-        """Say how much memory it takes, roughly."""
+        """Say how much memory it takes, roughly: as it was written last."""
+        if self._bytes_held:
+            return self._bytes_held
         size = ACCOUNT_BYTES + LOT_BYTES * len(self.lots)
         for books in self.books.values():
             size += DAY_BYTES * len(books.days)
             if isinstance(books.tallies, Readings):
                 size += REPORT_BYTES * books.tallies.reports_held
                 size += EARLIER_BYTES * len(books.tallies.earlier)
+        self._bytes_held = size
         return size
+
+    def note_written(self) -> None:
+        """Note that what changed is on its way into the database."""
+        self.version += 1
+        self._bytes_held = 0
 
     # Values
 

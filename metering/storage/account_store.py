@@ -309,7 +309,7 @@ class Changes:
     def take(self, account: Account) -> None:
         """Take what changed of an account: from then on it counts as written."""
         channel, unsaved = account.channel, account.unsaved
-        account.version += 1
+        account.note_written()
         self._channels.append((
             channel, account.version, account.time_zone, account.registered_on,
             account.first_cycle_on, account.open_from, account.settled_on, account.sequence,
