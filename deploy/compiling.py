@@ -23,7 +23,7 @@ MODULES = (
     "metering/tallies", "metering/accounts", "metering/booked", "metering/settlement",
     "metering/notices", "metering/prices", "metering/lifecycle", "metering/due",
     "metering/statements", "metering/intake", "metering/storage/event_rows", "metering/records",
-    "metering/batches", "metering/account_cache", "metering/storage/account_store",
+    "metering/storage/account_store",
     "metering/storage/ledger_store", "consumer/readers",
 )  # fmt: skip
 
