@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from tests.benchmarks import apache_kafka, profiling, report
 from tests.benchmarks.books import WrongBooks
+from tests.benchmarks.population import PARTITIONS
 from tests.benchmarks.runs import DAYS, Bench, Scenario
 from tests.benchmarks.stack import running_database, running_stack
 from tests.benchmarks.workload import MIXES
@@ -25,13 +26,17 @@ from tests.benchmarks.workload import MIXES
 EVENTS, EVENTS_IF_QUICK = 500_000, 200_000
 HISTORY = 10_000_000
 PLAIN_SECONDS, DELAY_SECONDS = 10, 20
+# A batch has all that waits of one number of partitions, of at most 5,000 channels.
+CHANNELS_A_PARTITION = 3_125
 
 # What one change after the other is held against.
 USUAL = Scenario("usual")
 QUICK = Scenario("usual, few channels", channels=1_000)
 ONE_MEMBER = Scenario("one member", members=1)
+LONG = Scenario("three times as long", length=3)
 SOME = [
     ONE_MEMBER,
+    LONG,
     Scenario("one channel has half", is_skewed=True),
     Scenario("10 % duplicates", duplicates_percent=10),
     Scenario("of three days", is_of_days=True),
@@ -45,6 +50,7 @@ MATRIX = [
                 f"{channels:,} channels, {'one has half' if is_skewed else 'all alike'},"
                 f" {duplicates} % duplicates",
                 channels, is_skewed=is_skewed, duplicates_percent=duplicates,
+                partitions=max(PARTITIONS, channels // CHANNELS_A_PARTITION),
             )
             for is_skewed in (False, True)
             for duplicates in (0, 10)
@@ -53,8 +59,14 @@ MATRIX = [
     ),
     [Scenario(f"only {mix}", mix=mix) for mix in MIXES if mix != "all"],
     [
-        ONE_MEMBER, Scenario("three times as long", length=3),
+        ONE_MEMBER, LONG, Scenario("100 channels, three times as long", channels=100, length=3),
         Scenario("of three days", is_of_days=True),
+    ],
+    [
+        Scenario(
+            "100,000 channels, four times as long, 128 partitions",
+            channels=100_000, length=4, partitions=128,
+        ),
     ],
 ]  # fmt: skip
 MONTH = Scenario("2,000,000 events of 26 days of history", history=2_000_000, days=26)
@@ -89,6 +101,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--no-proof", action="store_true", help="leave out verify")
     one = parser.add_argument_group("one scenario of your own, and nothing else")
     one.add_argument("--channels", type=positive)
+    one.add_argument("--partitions", type=positive, help="of each topic")
     one.add_argument("--mix", choices=MIXES)
     one.add_argument("--skewed", action="store_true")
     one.add_argument("--duplicates", type=int, choices=range(100), metavar="PERCENT")
@@ -114,7 +127,7 @@ def own_scenario(told: argparse.Namespace) -> Scenario | None:
     wanted = {
         "channels": told.channels, "mix": told.mix, "is_skewed": told.skewed,
         "duplicates_percent": told.duplicates, "members": told.members, "history": told.history,
-        "days": told.days,
+        "days": told.days, "partitions": told.partitions,
     }  # fmt: skip
     wanted = {name: value for name, value in wanted.items() if value}
     return Scenario("asked for", **wanted) if wanted else None

@@ -19,8 +19,6 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from asyncpg.pgproto.pgproto import UUID
 
-from tests.benchmarks.population import PARTITIONS
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,8 +95,11 @@ async def read(servers: str, *, topics: list[str], records: int) -> float:
         max_partition_fetch_bytes=2**20,
     )
     await consumer.start()
+    await consumer.topics()  # Learns of their partitions.
     partitions = [
-        TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)
+        TopicPartition(topic, partition)
+        for topic in topics
+        for partition in consumer.partitions_for_topic(topic)
     ]
     consumer.assign(partitions)
     await consumer.seek_to_beginning()

@@ -29,7 +29,7 @@ from tests.benchmarks import books, processes, product
 from tests.benchmarks.books import WrongBooks
 from tests.benchmarks.delay import Delays, Watch
 from tests.benchmarks.month_ends import Midnight, an_event, check, latest_midnight, populate
-from tests.benchmarks.population import Record, name_of, partition_of
+from tests.benchmarks.population import PARTITIONS, Record, name_of, partition_of
 from tests.benchmarks.stack import Stack, batches_of, running_database, running_stack
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ async def bench(told: Namespace) -> bool:
         url = stack.url_of(database)
         environ = stack.environ(database, stream=stack.mark, commands=f"{stack.mark}.commands")
         await stack.migrate(database)
-        await stack.create_topics(environ)
+        await stack.create_topics(environ, PARTITIONS)
         began = time.monotonic()
         await populate(url, told.channels, midnight)
         print(

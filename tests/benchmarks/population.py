@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-PARTITIONS = 32
+# Of each topic. With fewer, more channels come with each batch; with more, each member asks for
+# more, and in a stream gets less of each (docs/scale.md).
+PARTITIONS = 16
 
 # Previous cycles stay open while a benchmark runs, so that a lot can be in its second window and
 # give carried units.
@@ -51,12 +53,19 @@ class Population:
     """Channels with plans and lots for so many events each, or up to twice as many."""
 
     def __init__(
-        self, channels: int, *, events_each: int, days: int, now: datetime, mark: str
+        self,
+        channels: int,
+        *,
+        events_each: int,
+        days: int,
+        now: datetime,
+        mark: str,
+        partitions: int = PARTITIONS,
     ) -> None:
-        self.channels = channels
+        self.channels, self.partitions = channels, partitions
         self.now = now
         self._events = events_each
-        self.commands_topic = f"{mark}.commands.{channels}.{events_each}.{days}"
+        self.commands_topic = f"{mark}.commands.{channels}.{events_each}.{days}.{partitions}"
         noon = now.replace(hour=12, minute=0, second=0, microsecond=0)
         days_ago = noon - timedelta(days=days)
         # The cycle of old channels begins here, and so does the traffic of all.
@@ -66,9 +75,9 @@ class Population:
 
     def commands(self) -> Chunk:
         """Register every channel and buy its lots."""
-        made: Chunk = {(self.commands_topic, number): [] for number in range(PARTITIONS)}
+        made: Chunk = {(self.commands_topic, number): [] for number in range(self.partitions)}
         for number in range(self.channels):
-            records = made[self.commands_topic, partition_of(number)]
+            records = made[self.commands_topic, partition_of(number, self.partitions)]
             records += self._commands_of(number)
         return made
 
@@ -100,9 +109,9 @@ def name_of(number: int) -> str:
 
 
 @cache
-def partition_of(number: int) -> int:
+def partition_of(number: int, partitions: int = PARTITIONS) -> int:
     """Choose the partition of a channel as the clients of Kafka do."""
-    return int((murmur2(name_of(number).encode()) & 0x7FFFFFFF) % PARTITIONS)
+    return int((murmur2(name_of(number).encode()) & 0x7FFFFFFF) % partitions)
 
 
 def _a_month_before(moment: datetime) -> datetime:

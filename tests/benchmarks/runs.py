@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.benchmarks import books, delay, product
-from tests.benchmarks.population import Population
+from tests.benchmarks.population import PARTITIONS, Population
 from tests.benchmarks.workload import Spec, Workload
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ class Scenario:
     is_of_days: bool = False  # Usage of two or three days, not of the last hours.
     length: int = 1  # How many times the usual number of events.
     days: int = DAYS  # Of how many days there is traffic, that of the history too.
+    partitions: int = PARTITIONS
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""
         return Spec(
             "usage", events, self.channels, self.mix, self.is_skewed, self.duplicates_percent,
             reach=(0.0 if self.is_of_days else self.last(LAST_HOURS), 1.0),
+            partitions=self.partitions,
         )  # fmt: skip
 
     def last(self, days: float) -> float:
@@ -126,7 +128,7 @@ class Bench:
 
     def __init__(self, stack: Stack, *, now: datetime) -> None:
         self._stack, self._now = stack, now
-        self._bases: dict[tuple[int, int, int], Base] = {}
+        self._bases: dict[tuple[int, ...], Base] = {}
         self._backlogs: dict[Spec, Workload] = {}
         self._databases = contextlib.AsyncExitStack()
 
@@ -243,22 +245,23 @@ class Bench:
         environ = self._stack.environ(
             database, stream=spec.name, commands=population.commands_topic
         )
-        await self._stack.create_topics(environ)
+        await self._stack.create_topics(environ, population.partitions)
         return environ
 
     async def _base(self, scenario: Scenario, events: int) -> Base:
         """Give channels with lots for so many events; those with lots of about the same size are
         made once.
         """
-        channels, days = scenario.channels, scenario.days
-        key = channels, max(EVENTS_EACH_MIN, events // channels).bit_length(), days
+        channels, days, partitions = scenario.channels, scenario.days, scenario.partitions
+        each = max(EVENTS_EACH_MIN, events // channels).bit_length()
+        key = channels, each, days, partitions
         if key not in self._bases:
             population = Population(
-                channels, events_each=2 ** (key[1] - 1), days=days,
-                now=self._now, mark=self._stack.mark,
+                channels, events_each=2 ** (each - 1), days=days,
+                now=self._now, mark=self._stack.mark, partitions=partitions,
             )  # fmt: skip
             name = await self._databases.enter_async_context(
-                self._stack.database("base_{}_{}_{}".format(*key))
+                self._stack.database("base_{}_{}_{}_{}".format(*key))
             )
             await self._stack.migrate(name)
             environ = await self._environ(Spec(f"{self._stack.mark}.none", 0), population, name)

@@ -16,7 +16,7 @@ from consumer.settings import PREFIX, Settings
 from metering.storage import schema
 from metering.storage.database import create_engine
 from tests.benchmarks import apache_kafka, processes
-from tests.benchmarks.population import CLOSING_HOURS, PARTITIONS
+from tests.benchmarks.population import CLOSING_HOURS
 from tests.benchmarks.workload import TOPICS
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class Stack:
         finally:
             await engine.dispose()
 
-    async def create_topics(self, environ: dict[str, str]) -> None:
+    async def create_topics(self, environ: dict[str, str], partitions: int) -> None:
         """Create the topics that are missing."""
         settings = Settings.from_environ(environ)
-        await topics.create_missing(settings, partitions=PARTITIONS, replication=1)
+        await topics.create_missing(settings, partitions=partitions, replication=1)
 
     async def delete_topics(self) -> None:
         """Delete the topics that were created."""

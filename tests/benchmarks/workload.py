@@ -61,6 +61,7 @@ class Spec:
     duplicates_percent: int = 0
     reach: tuple[float, float] = (0.0, 1.0)  # From when to when, of the days that there are.
     seed: int = 1
+    partitions: int = PARTITIONS
 
 
 @dataclass
@@ -155,9 +156,10 @@ class Workload:
         """Make the next records."""
         draw, channels, is_skewed = self._random, self.spec.channels, self.spec.is_skewed
         duplicates = self.spec.duplicates_percent / 100
+        partitions = self.spec.partitions
         shares, recent, manifest = MIXES[self.spec.mix], self._recent, self.manifest
         made: Chunk = {
-            (topic, partition): [] for topic in self.topics for partition in range(PARTITIONS)
+            (topic, partition): [] for topic in self.topics for partition in range(partitions)
         }
         for kind in self._choices(list(shares), list(shares.values()), k=count):
             if duplicates and recent and draw() < duplicates:
@@ -167,7 +169,7 @@ class Workload:
             else:
                 number = 0 if is_skewed and draw() < 0.5 else int(draw() * channels)
                 topic, number, record = self._event(kind, number)
-            made[topic, partition_of(number)].append(record)
+            made[topic, partition_of(number, partitions)].append(record)
             manifest.bytes += len(record.value)
             self._made += 1
         manifest.records += count
