@@ -42,8 +42,9 @@ async def reader(fresh_database_url):
         assert report.differences == []
 
 
-def used(event_id, at="2024-01-30", topic="usage.workflow"):
-    return line(topic, "workflow.executed", at, {"actions": 3}, event_id=event_id)
+def used(event_id, at="2024-01-30", topic="usage.workflow", channel="c-1"):
+    data = {"actions": 3}
+    return line(topic, "workflow.executed", at, data, event_id=event_id, channel=channel)
 
 
 @pytest.fixture
@@ -184,6 +185,27 @@ async def test_batches_of_two_months_queue_whichever_they_begin_with(
         await until(fresh_database_url, (2, 1), (1, 0))
 
     assert await kinds_of(both) == {"applied": 5, "duplicate": 2}
+
+
+async def test_batches_of_two_channels_queue_whichever_name_is_longer(
+    reader, fresh_database_url, wary
+):
+    # By length the first of them comes first, by the alphabet the second.
+    names = ["z", "aa"]
+    await reader.read([registered("2024-01-10", channel=name) for name in names], now=NOW)
+    await reader.read([used("first", channel=name) for name in names], now=NOW)
+    uses = [used("x", channel=name) for name in names]
+    copies = [built | {"topic": "usage.mu"} for built in reversed(uses)]
+    batches = [reader.batch_of(uses), reader.batch_of(copies)]
+
+    async with held(fresh_database_url, reader, uses[1]):
+        async with held(fresh_database_url, reader, uses[0]):
+            both = begin_both(reader, batches, wary)
+            await until(fresh_database_url, (2, 0), (2, 1))
+        # Whoever has the one goes for the other.
+        await until(fresh_database_url, (2, 1), (1, 0))
+
+    assert await kinds_of(both) == {"applied": 2, "duplicate": 2}
 
 
 async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fresh_database_url):
