@@ -2,8 +2,7 @@
 `HATCH_BUILD_HOOK_ENABLE_CUSTOM=true pip wheel .`. Needs a C compiler and Python's headers.
 
 The source is the same, and so is what it does; the whole suite passes with either (`make
-test-compiled`). A member takes a tenth less of the processor with few channels, a quarter less with
-many (docs/scale.md).
+test-compiled`). What it saves is in docs/scale.md.
 """
 
 from __future__ import annotations
