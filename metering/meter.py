@@ -27,9 +27,9 @@ from metering.storage import (
     position_store,
 )
 from metering.storage.database import (
-    begin_batch,
     describe,
     driver_of,
+    go_by_indexes,
     is_about_a_value,
     transaction,
 )
@@ -143,7 +143,7 @@ class Meter:
         try:
             async with transaction(self._engine) as connection:
                 driver = await driver_of(connection)
-                await begin_batch(driver)
+                await go_by_indexes(driver)
                 await position_store.advance(connection, batch.slices)
                 closing_clock = None
                 if now is not None:
@@ -188,7 +188,7 @@ class Meter:
                 if closing_clock is None:
                     closing_clock = await position_store.read_up_to(connection, self._group) or 0
                 driver = await driver_of(connection)
-                await begin_batch(driver)
+                await go_by_indexes(driver)
                 parked_before = now - self._catalog.rules.horizon
                 names, versions = await account_store.lock_due(
                     driver,

@@ -47,7 +47,7 @@ def sort_out(work: Work, catalog: Catalog) -> None:
         since = ALL_DAYS if is_command else at
         if since < oldest.get(channel, at + 1):
             oldest[channel] = since
-        if digest in claimants or (channel, digest) in commands:
+        if digest in claimants or (commands and (channel, digest) in commands):
             continue
         if isinstance(message, Command):
             commands[channel, digest] = (message, record.place)

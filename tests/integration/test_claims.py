@@ -14,7 +14,7 @@ from consumer.envelopes import instant_from
 from metering import meter as meter_module
 from metering.meter import Meter
 from metering.storage import event_store
-from metering.storage.database import begin_batch
+from metering.storage.database import go_by_indexes
 from metering.storage.event_rows import Claimed, EventRows
 from metering.verification import verify
 from tests.builders import line, registered
@@ -217,7 +217,7 @@ async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fre
     connection = await asyncpg.connect(fresh_database_url, server_settings={"search_path": SCHEMA})
     try:
         async with connection.transaction():
-            await begin_batch(connection)
+            await go_by_indexes(connection)
             month = event_store.month_of(instant_from("2024-01-30T00:00:00Z"))
             plan = await connection.fetch("EXPLAIN " + event_store._MET, *keys, month)
     finally:

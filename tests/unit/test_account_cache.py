@@ -104,3 +104,12 @@ def test_an_account_weighs_what_it_holds_also_its_reports():
     tracemalloc.stop()
 
     assert 0.5 < taken / (account.bytes_held - ACCOUNT_BYTES) < 1.1
+
+
+def test_an_account_is_weighed_again_once_it_was_written():
+    account = Account("a", "UTC", DAY, DAY, DAY)
+    before, seats = account.bytes_held, account.books_of("operator_seat").tallies
+    seats.report(b"somebody", Report(1, 1), on=DAY, counts_on=DAY, open_from=DAY)
+    account.note_written()
+
+    assert account.bytes_held > before

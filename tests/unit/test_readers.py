@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from consumer import readers
 from consumer.decoding import Vocabulary, decode
 from consumer.envelopes import instant_from
 from consumer.readers import _Instants, decoder_for
@@ -187,3 +188,17 @@ def test_a_time_is_read_alike_whatever_parts_it_is_put_together_from():
         assert instant == instant_from("".join(parts)), parts
         read += instant is not None
     assert read > 1_000
+
+
+def test_names_of_channels_are_kept_once_and_not_for_ever(read, monkeypatch):
+    monkeypatch.setattr(readers, "CHANNELS_MAX", 2)
+    names = ["a", "a", "a", "b", "c", "d", "c"]
+    found = [
+        read("usage.workflow", json.dumps({**USUAL, "subject": name}).encode(), ())
+        for name in names
+    ]
+
+    assert [event.channel for event in found] == names
+    # The first of its kind is read by the general decoder.
+    assert found[1].channel is found[2].channel
+    assert len(read._channels) <= 2
