@@ -13,6 +13,7 @@ from consumer.partitions import Chunk, Held
 from consumer.pump import Pump
 from consumer.settings import Settings
 from metering.errors import Rejected
+from metering.events import Count
 
 ONE, THREE, FIVE = (TopicPartition("usage.mu", number) for number in (1, 3, 5))
 OTHER_ONE = TopicPartition("usage.seat", 1)
@@ -32,7 +33,7 @@ def record_of(channel, at):
 def decode(_topic, value, _headers):
     if value == b"bad":
         raise Rejected("malformed", "")
-    return SimpleNamespace(channel=value.decode())
+    return Count(value.decode(), b"digest", b"content", 0, "actions", 1, None)
 
 
 def chunk(number, *channels, at=1):
