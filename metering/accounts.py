@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from metering.catalog import PRODUCTS
 from metering.lots import Burn, Lot, burn_order
 from metering.periods import ONE_DAY, billing_date_after, day_of, first_instant
-from metering.tallies import Counts, Readings
+from metering.tallies import NO_DAYS, Counts, Readings, Sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,6 +198,13 @@ class Books:
             self.touch(day)
 
 
+class Sheet(NamedTuple):
+    """What was used on a day and where it was poured, by product."""
+
+    tallies: list[tuple[str, dict[str, Sum]]]
+    fills: list[tuple[str, Fills]]
+
+
 @dataclass(slots=True)
 class Unsaved:
     """What changed since the account was loaded, apart from tallies and windows, which keep their
@@ -209,6 +216,8 @@ class Unsaved:
     lots: frozenset[str] = NOTHING
     windows: frozenset[str] = NOTHING  # The lots whose windows changed.
     reservations: frozenset[str] = NOTHING
+    days: frozenset[date] = NO_DAYS  # Those on which something was booked …
+    closed: dict[date, Sheet] | None = None  # … and what changed before it closed.
 
 
 @dataclass(slots=True)
@@ -287,6 +296,40 @@ class Account:
         """Note that what changed is on its way into the database."""
         self.version += 1
         self._bytes_held = 0
+
+    def close_days(self, until: date) -> None:
+        """Set aside what changed of the days before one, which are let go of: it is still to be
+        written.
+        """
+        closing = {day: self._sheet_of(day) for day in sorted(self._take_changed(before=until))}
+        if closing:
+            self.unsaved.closed = {**(self.unsaved.closed or {}), **closing}
+
+    def take_changed(self) -> list[tuple[date, Sheet]]:
+        """Take the days on which sums changed: from then on they count as written."""
+        changed = [(day, self._sheet_of(day)) for day in self._take_changed(before=date.max)]
+        if self.unsaved.closed:
+            changed += self.unsaved.closed.items()
+            self.unsaved.closed = None
+        return changed
+
+    def _take_changed(self, *, before: date) -> list[date]:
+        booked = [day for day in self.unsaved.days if day < before]
+        self.unsaved.days = self.unsaved.days.difference(booked)
+        changed = set(booked)
+        for books in self.books.values():
+            if isinstance(books.tallies, Counts):
+                changed.update(books.tallies.take_changed(before=before))
+        return list(changed)
+
+    def _sheet_of(self, day: date) -> Sheet:
+        tallies, fills = [], []
+        for product, books in self.books.items():
+            if isinstance(books.tallies, Counts) and day in books.tallies.by_day:
+                tallies.append((product, books.tallies.by_day[day]))
+            if day in books.days:
+                fills.append((product, books.days[day].fills))
+        return Sheet(tallies, fills)
 
     # Values
 

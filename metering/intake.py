@@ -581,6 +581,7 @@ class Intake:
         self.effects.closings.append(
             Closing(account.channel, start, ends_on, document, statement, clock)
         )
+        account.close_days(following)
         for product in account.books:
             settlement.freeze(account, product, until=following)
         account.open_from = following

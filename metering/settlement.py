@@ -34,7 +34,6 @@ class Entry(NamedTuple):
     on: date
     fill: FillKey
     quantity: int
-    total: int  # What is booked there with this entry.
     original_on: date | None  # The day of the use, where it is late.
 
 
@@ -96,10 +95,7 @@ def _pour_on_top(books: Books, product: str, original_on: date | None) -> list[E
     for key, quantity in fills.items():
         pour.fills[key] = pour.fills.get(key, 0) + quantity
     pour.after = standing(tip.state, tip.lots, tip.burns)
-    return [
-        Entry(product, tip.on, key, fills[key], pour.fills[key], original_on)
-        for key in sorted(fills)
-    ]
+    return [Entry(product, tip.on, key, fills[key], original_on) for key in sorted(fills)]
 
 
 def _pour_next_day(books: Books, tip: Tip, day: date, usage: int) -> Tip:
@@ -126,8 +122,10 @@ def _look_if_needed(books: Books, tip: Tip, day: date, grown: int, fills: Fills)
 
 
 def book(account: Account, entries: Iterable[Entry]) -> None:
-    """Move the lots on by what is entered in the ledger."""
+    """Move the days and the lots on by what is entered in the ledger."""
     for entry in entries:
+        if entry.on not in account.unsaved.days:
+            account.unsaved.days |= {entry.on}
         source, name, window, quota = entry.fill
         if not name:
             continue
@@ -330,4 +328,4 @@ def _differences(
         for key in sorted({*had, *wanted}):
             difference = wanted.get(key, 0) - had.get(key, 0)
             if difference:
-                yield Entry(product, on, key, difference, wanted.get(key, 0), original_on)
+                yield Entry(product, on, key, difference, original_on)

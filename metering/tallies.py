@@ -26,6 +26,9 @@ class Sum:
     messages: int = 0
 
 
+NO_DAYS: frozenset[date] = frozenset()
+
+
 class Counts:
     """The sums of the open days of one product, by day and kind of message (empty for other
     products).
@@ -36,9 +39,7 @@ class Counts:
     def __init__(self) -> None:
         self.by_day: dict[date, dict[str, Sum]] = {}
         self.totals: dict[date, int] = {}  # The usage of each day.
-        self.changed: dict[
-            tuple[date, str], Sum
-        ] = {}  # To be written; also when the day has closed since.
+        self.changed: frozenset[date] = NO_DAYS  # Those that are to be written.
 
     def add(self, day: date, kind: str, quantity: int, messages: int) -> None:
         """Add to the sum of a day; what a void takes back is negative."""
@@ -52,7 +53,8 @@ class Counts:
         total.messages += messages
         assert total.quantity >= 0 <= total.messages
         self.totals[day] = self.totals.get(day, 0) + quantity
-        self.changed[day, kind] = total
+        if day not in self.changed:
+            self.changed |= {day}
 
     def put(self, day: date, kind: str, total: Sum) -> None:
         """Set the sum of a kind on a day."""
@@ -60,6 +62,14 @@ class Counts:
         before = kinds[kind].quantity if kind in kinds else 0
         self.totals[day] = self.totals.get(day, 0) + total.quantity - before
         kinds[kind] = total
+
+    def take_changed(self, *, before: date) -> frozenset[date]:
+        """Take the days before one that are to be written: from then on they count as written."""
+        if not self.changed:
+            return NO_DAYS
+        taken = frozenset([day for day in self.changed if day < before])
+        self.changed -= taken
+        return taken
 
     def forget_before(self, day: date) -> None:
         """Let go of the days that are closed."""

@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from metering.accounts import (
-    NOTHING,
-    UNKNOWN,
-    Account,
-    DayPour,
-    Earlier,
-    FillKey,
-    Reservation,
-    Setting,
-    Unsaved,
-)
+from metering.accounts import NOTHING, Account, Reservation, Setting, Unsaved
 from metering.catalog import PRODUCTS
 from metering.lots import NO_WINDOWS, Lot, Window
 from metering.periods import ONE_DAY
-from metering.storage import database, tables
+from metering.storage import database, daybook, tables
 from metering.storage.database import OF_THESE, as_json
-from metering.tallies import Counts, PersonDay, Readings, Report, Sum
+from metering.tallies import Counts, PersonDay, Readings, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -86,34 +76,21 @@ _RESERVATIONS = f"""
 SELECT channel, lot, product, made_on, sequence, executes_on, state FROM reservation
 WHERE {OF_THESE}
 """
-_TALLIES = f"""
-SELECT t.channel, t.product, t.on_day, t.kind, t.quantity, t.messages
-FROM {_OPEN} JOIN tally t ON t.channel = o.channel AND t.on_day >= o.since::date
+_DAYS = f"""
+SELECT d.channel, d.on_day, d.tallies, d.tallied, d.fills, d.filled
+FROM {_OPEN} JOIN daybook d ON d.channel = o.channel AND d.on_day >= o.since::date
 """
 _LEVELS = f"SELECT channel, product, person, at, level FROM level WHERE {OF_THESE}"
 _READINGS = f"""
 SELECT r.channel, r.product, r.person, r.on_day, r.peak, r.last_at, r.last_level
 FROM {_OPEN} JOIN reading r ON r.channel = o.channel AND r.on_day >= o.since::date
 """
-_FILLS = f"""
-SELECT f.channel, f.product, f.on_day, f.source, f.lot, f.window_number, f.quota_number, f.quantity
-FROM {_OPEN} JOIN fill f ON f.channel = o.channel AND f.on_day >= o.since::date
-WHERE f.quantity > 0
-"""
-# What came of the open days before those that are wanted. The two other days are the first open
-# one, and the one with which the cycle begins that goes on in them.
+# What was reported on the open days before those that are wanted. The two other days are the first
+# open one, and the one with which the cycle begins that goes on in them.
 _CUT = """ROWS FROM (
     json_array_elements_text($1), json_array_elements_text($2), json_array_elements_text($3),
     json_array_elements_text($4)
 ) AS o (channel, since, open_from, cycle_on)"""
-_EARLIER_FILLS = f"""
-SELECT f.channel, f.product,
-    sum(f.quantity) FILTER (WHERE f.source NOT IN ('minimum', 'expired'))::bigint,
-    sum(f.quantity) FILTER (WHERE f.source = 'included')::bigint
-FROM {_CUT} JOIN fill f ON f.channel = o.channel
-    AND f.on_day >= o.cycle_on::date AND f.on_day < o.since::date
-WHERE f.quantity > 0 GROUP BY f.channel, f.product
-"""
 _EARLIER_READINGS = f"""
 SELECT r.channel, r.product, r.person,
     max(r.peak) FILTER (WHERE r.on_day >= o.cycle_on::date),
@@ -182,11 +159,12 @@ async def load(
             account.hold_from(needed_from(account))
     since = as_json([account.held_from for account in accounts.values()])
     persons: dict[bytes, bytes] = {}  # One object for each, however many rows name it.
-    await _load_tallies(driver, these, since, accounts, persons)
-    await _load_booked(driver, these, since, accounts)
+    await _load_readings(driver, these, since, accounts, persons)
     cut = {name: account for name, account in accounts.items() if account.is_cut}
     if cut:
-        await _load_earlier(driver, cut, persons)
+        await _load_earlier_readings(driver, cut, persons)
+    await _load_days(driver, these, accounts)
+    await _load_told(driver, these, accounts)
     for account in accounts.values():
         _as_poured(account)
     return accounts
@@ -205,19 +183,30 @@ async def _load_decisions(driver: Any, these: str, accounts: Mapping[str, Accoun
         accounts[channel].reservations[name] = Reservation(name, *made)
 
 
-async def _load_tallies(
+async def _load_days(driver: Any, these: str, accounts: Mapping[str, Account]) -> None:
+    """Load what was used and booked on the open days, and sum what came of those of the running
+    cycle that are not held.
+    """
+    since = as_json(
+        account.cycle_on(account.held_from - ONE_DAY) if account.is_cut else account.held_from
+        for account in accounts.values()
+    )
+    for channel, on, tallies, tallied, fills, filled in await driver.fetch(_DAYS, these, since):
+        account = accounts[channel]
+        if on < account.held_from:
+            daybook.add_earlier(account, fills, filled)
+        else:
+            daybook.put_day(account, on, tallies, tallied, fills, filled)
+
+
+async def _load_readings(
     driver: Any,
     these: str,
     since: str,
     accounts: Mapping[str, Account],
     persons: dict[bytes, bytes],
 ) -> None:
-    """Load what was used on the open days, and the levels before them."""
-    rows = await driver.fetch(_TALLIES, these, since)
-    for channel, product, on, kind, quantity, messages in rows:
-        counts = accounts[channel].books_of(product).tallies
-        assert isinstance(counts, Counts)
-        counts.put(on, intern(kind), Sum(quantity, messages))
+    """Load what was reported on the days that are held, and the levels before the open ones."""
     for channel, product, person_id, at, height in await driver.fetch(_LEVELS, these):
         person = persons.setdefault(person_id, person_id)
         _readings(accounts[channel], product).put_before(person, Report(at, height))
@@ -228,35 +217,23 @@ async def _load_tallies(
         _readings(accounts[channel], product).put(person, on, told)
 
 
-async def _load_booked(
-    driver: Any, these: str, since: str, accounts: Mapping[str, Account]
-) -> None:
-    """Load what is booked on the open days, and what was told of it."""
-    rows = await driver.fetch(_FILLS, these, since)
-    for channel, product, on, source, name, window, quota, quantity in rows:
-        account = accounts[channel]
-        days = account.books_of(product).days
-        pour = days.get(on)
-        if pour is None:
-            pour = days[on] = DayPour(on, account.cycle_on(on), {}, UNKNOWN, UNKNOWN, 0, 0)
-        pour.fills[FillKey(intern(source), name, window, quota)] = quantity
+async def _load_told(driver: Any, these: str, accounts: Mapping[str, Account]) -> None:
+    """Load what was told of the open days."""
     open_from = as_json([account.open_from for account in accounts.values()])
     for channel, kind, product, on, detail in await driver.fetch(_TOLD, these, open_from):
         _remember_notice(accounts[channel], kind, product, on, orjson.loads(detail))
 
 
-async def _load_earlier(
+async def _load_earlier_readings(
     driver: Any, accounts: Mapping[str, Account], persons: dict[bytes, bytes]
 ) -> None:
-    """Load what came of the open days that are not held."""
+    """Load what was reported on the open days that are not held."""
     cut = [
         as_json(accounts),
         as_json([held.held_from for held in accounts.values()]),
         as_json([held.open_from for held in accounts.values()]),
         as_json([held.cycle_on(held.held_from - ONE_DAY) for held in accounts.values()]),
     ]
-    for channel, product, usage, included in await driver.fetch(_EARLIER_FILLS, *cut):
-        accounts[channel].books_of(product).earlier = Earlier(usage or 0, included or 0)
     rows = await driver.fetch(_EARLIER_READINGS, *cut)
     for channel, product, person_id, peak, first, last in rows:
         person = persons.setdefault(person_id, person_id)
@@ -302,7 +279,7 @@ class Changes:
         self._lots: list[tuple[object, ...]] = []
         self._windows: list[tuple[object, ...]] = []
         self._reservations: list[tuple[object, ...]] = []
-        self._tallies: list[tuple[object, ...]] = []
+        self._days: list[daybook.Row] = []
         self._readings: list[tuple[object, ...]] = []
         self._levels: list[tuple[object, ...]] = []
 
@@ -315,6 +292,7 @@ class Changes:
             account.first_cycle_on, account.open_from, account.settled_on, account.sequence,
             account.entries, account.notices, account.due_at, account.closes_at(self._catalog),
         ))  # fmt: skip
+        self._days += [daybook.row_of(channel, *changed) for changed in account.take_changed()]
         if unsaved.settings or unsaved.lots or unsaved.reservations:
             self._take_decisions(account)
         for name in unsaved.windows:
@@ -331,12 +309,6 @@ class Changes:
         for product, books in account.books.items():
             tallies = books.tallies
             if isinstance(tallies, Counts):
-                if tallies.changed:
-                    self._tallies += [
-                        (channel, product, day, kind, total.quantity, total.messages)
-                        for (day, kind), total in tallies.changed.items()
-                    ]
-                    tallies.changed.clear()
                 continue
             if not tallies.changed and not tallies.changed_before:
                 continue
@@ -357,7 +329,7 @@ class Changes:
         await database.upsert(driver, tables.lot, self._lots)
         await database.upsert(driver, tables.lot_window, self._windows)
         await database.upsert(driver, tables.reservation, self._reservations)
-        await database.upsert(driver, tables.tally, self._tallies)
+        await database.upsert(driver, tables.daybook, self._days)
         await database.upsert(driver, tables.reading, self._readings)
         await database.upsert(driver, tables.level, self._levels)
 

@@ -11,7 +11,7 @@ from metering import statements
 from metering.months import Fill, months_of
 from metering.storage import account_store
 from metering.storage.database import any_of, driver_of
-from metering.storage.tables import channel, cycle, fill, notice
+from metering.storage.tables import channel, cycle, notice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -53,20 +53,7 @@ async def read_months(
         document = await _read_one(connection, catalog, name, clock)
         if document is None:
             return None
-        rows = await connection.execute(
-            sa.select(
-                fill.c.product,
-                fill.c.on_day,
-                fill.c.source,
-                fill.c.lot,
-                fill.c.window_number,
-                sa.cast(sa.func.sum(fill.c.quantity), sa.BigInteger),
-            )
-            .where(fill.c.channel == name, fill.c.quantity > 0)
-            .group_by(
-                fill.c.product, fill.c.on_day, fill.c.source, fill.c.lot, fill.c.window_number
-            )
-        )
+        rows = await connection.execute(_FILLS, {"channel": name})
         return months_of(document, (Fill(*row) for row in rows))
 
 
@@ -179,6 +166,10 @@ async def totals(engine: AsyncEngine) -> Document:
         }
 
 
+_FILLS = sa.text("""
+SELECT product, on_day, source, lot, window_number, sum(quantity)::bigint FROM fill
+WHERE channel = :channel GROUP BY product, on_day, source, lot, window_number
+""")
 _TOTALS = sa.text("""
 SELECT (SELECT coalesce(sum(applied), 0) FROM batch)::bigint AS applied,
     (SELECT coalesce(sum(duplicate), 0) FROM batch)::bigint AS duplicate,

@@ -192,7 +192,7 @@ _IDENTITIES = (
             "parked": "true",
             "reject": "true",
             **dict.fromkeys(("setting", "lot", "lot_window", "reservation"), "false"),
-            **dict.fromkeys(("tally", "reading", "level", "fill"), "false"),
+            **dict.fromkeys(("daybook", "reading", "level"), "false"),
             **dict.fromkeys(("entry", "notice", "cycle"), "false"),
         }.items()
     ),
@@ -217,7 +217,7 @@ _LEDGER = (
         """
         SELECT :fill, booked, entered FROM (SELECT :fill, quantity AS booked FROM fill) AS f
         FULL JOIN (SELECT :fill, sum(quantity) AS entered FROM entry GROUP BY :fill) AS e
-        USING (:fill) WHERE booked IS DISTINCT FROM entered
+        USING (:fill) WHERE coalesce(booked, 0) <> coalesce(entered, 0)
         """,
     ),
     Fault(
@@ -293,7 +293,9 @@ FROM batch, LATERAL (SELECT to_offset - from_offset AS length) AS span
 _GONE = """
 SELECT (SELECT min(substring(relname FROM '[0-9]+$')::int) FROM pg_inherits
         JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'event'::regclass) AS month,
-    least((SELECT min(on_day) FROM tally), (SELECT min(on_day) FROM reading)) AS on_day,
+    least(
+        (SELECT min(on_day) FROM daybook WHERE tallies <> '[]'), (SELECT min(on_day) FROM reading)
+    ) AS on_day,
     (SELECT coalesce(sum(applied + parked), 0) FROM batch) > (SELECT count(*) FROM event)
         + (SELECT count(*) FROM command) + (SELECT count(*) FROM reject WHERE was_parked) AS lacks
 """

@@ -1,6 +1,4 @@
-"""The ledger and what goes with it: entries, the sums they add up to, closed cycles, notices and
-rejects.
-"""
+"""The ledger and what goes with it: entries, closed cycles, notices and rejects."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import orjson
 
 from metering.events import digest_of
 from metering.storage import database
-from metering.storage.tables import cycle, entry, fill, notice, reject
+from metering.storage.tables import cycle, entry, notice, reject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,24 +34,22 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lines: list[tuple[object, ...]] = []
-        self._sums: dict[tuple[object, ...], int] = {}
         self._cycles: list[tuple[object, ...]] = []
         self._notices: list[tuple[object, ...]] = []
 
     def append(
         self, accounts: Mapping[str, Account], entries: Sequence[tuple[str, Entry, Place | None]]
     ) -> None:
-        """Append lines to the ledgers, and move the sums of the days on."""
+        """Append lines to the ledgers."""
         for channel, line, place in entries:
             account = accounts[channel]
             account.entries += 1
-            product, on, filled, quantity, total, original_on = line
+            product, on, filled, quantity, original_on = line
             position, offset = place if place is not None else (None, None)
-            what = (product, on, *filled)
-            self._lines.append(
-                (channel, account.entries, *what, quantity, original_on, position, offset)
-            )
-            self._sums[(channel, *what)] = total
+            self._lines.append((
+                channel, account.entries, product, on, *filled, quantity, original_on, position,
+                offset,
+            ))  # fmt: skip
 
     def close(self, closings: Sequence[Closing]) -> None:
         """Keep cycles as they will stand for ever."""
@@ -79,7 +75,6 @@ class Ledger:
     async def write(self, driver: Any) -> None:
         """Write all of it."""
         await database.insert(driver, entry, self._lines)
-        await database.upsert(driver, fill, [(*key, total) for key, total in self._sums.items()])
         await database.insert(driver, cycle, self._cycles)
         await database.insert(driver, notice, self._notices)
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 # The last of the migrations: these are the tables that it leaves.
-REVISION = "0005"
+REVISION = "0006"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -241,17 +241,21 @@ reservation = sa.Table(
     ),
 )
 
-tally = sa.Table(
-    "tally",
+# What was used on a day, and where it was poured: see daybook.py. By product and kind or source, in
+# the views `tally` and `fill`.
+daybook = sa.Table(
+    "daybook",
     metadata,
     _key("channel", _text),
-    _key("product", _text),
     _key("on_day", _date),
-    _key("kind", _text),
-    _column("quantity", _quantity),
-    _column("messages", sa.BigInteger),
-    sa.CheckConstraint("quantity >= 0 AND messages >= 0", name="tally_is_not_negative"),
-    postgresql_with={"fillfactor": "80"},
+    _column("tallies", _text),  # JSON, as all that follows.
+    _column("tallied", _text),
+    _column("fills", _text),
+    _column("filled", _text),
+    sa.CheckConstraint("tallied NOT LIKE '%-%'", name="tally_is_not_negative"),
+    sa.CheckConstraint("filled NOT LIKE '%-%'", name="fill_is_not_negative"),
+    # Room for updates in place; and what is read whole is not compressed.
+    postgresql_with={"fillfactor": "70", "toast_tuple_target": "8160"},
 )
 
 # Levels and seats, by day: the highest level that counts on it, and the latest report of it.
@@ -277,22 +281,6 @@ level = sa.Table(
     _key("person", _bytes),
     _column("at", _instant),
     _column("level", sa.BigInteger),
-)
-
-# What is booked, summed by day: where usage was poured.
-fill = sa.Table(
-    "fill",
-    metadata,
-    _key("channel", _text),
-    _key("product", _text),
-    _key("on_day", _date),
-    _key("source", _text),
-    _key("lot", _text),
-    _key("window_number", sa.SmallInteger),
-    _key("quota_number", sa.SmallInteger),
-    _column("quantity", _quantity),
-    sa.CheckConstraint("quantity >= 0", name="fill_is_not_negative"),
-    postgresql_with={"fillfactor": "80"},
 )
 
 # The ledger. Immutable; numbered without gaps within a channel.
@@ -391,7 +379,7 @@ observation = sa.Table(
 
 # What the app role may do beyond SELECT and INSERT, which it may do everywhere.
 APP_MAY_UPDATE = (
-    position, channel, event, command, lot, lot_window, reservation, tally, reading, level, fill,
+    position, channel, event, command, lot, lot_window, reservation, daybook, reading, level,
     observation,
 )  # fmt: skip
 APP_MAY_DELETE = (event, command, parked, outbox)

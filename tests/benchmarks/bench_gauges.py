@@ -45,10 +45,10 @@ INSERT INTO lot_window SELECT channel, lot, number,
     (starts_on + make_interval(months => number))::date, quota, 2 * quota,
     abs(hashtext(channel || lot || number)) % 1100000, 0, 0, 0, 0, 0
 FROM lot, generate_series(0, CASE product WHEN 'pu' THEN 0 ELSE 11 END) AS number;
-INSERT INTO fill SELECT channel, product, current_date - day, 'own', 'lot-1', 0, 0, 100000
-FROM channel, unnest(ARRAY['workflow', 'marketing', 'mu', 'pu']) AS product,
-    generate_series(0, 29) AS day
-WHERE day % 2 = 0;
+INSERT INTO daybook SELECT channel, current_date - day, '[]', '[]',
+    '[["workflow","own","lot-1",0,0],["marketing","own","lot-2",0,0],["mu","own","lot-3",0,0],'
+    '["pu","own","lot-4",0,0]]', '[100000,100000,100000,100000]'
+FROM channel, generate_series(0, 29) AS day WHERE day % 2 = 0;
 INSERT INTO parked (channel, digest, at, position, read_at_offset, clock, topic, value, headers)
 SELECT 'channel-' || n, decode(md5(n::text), 'hex'), 4e15, 1, n, 1, 't', repeat('x', 300)::bytea, ''
 FROM generate_series(1, 100000) AS n;

@@ -54,5 +54,5 @@ async def test_no_table_of_channels_is_read_whole(fresh_database_url, what):
 
     after = dict(await owner.fetch(READ_WHOLE, CHANNELS))
     await owner.close()
-    assert {"channel", "command", "entry", "fill", "lot_window", "tally"} <= before.keys()
+    assert {"channel", "command", "daybook", "entry", "lot_window"} <= before.keys()
     assert after == before

@@ -117,6 +117,50 @@ async def test_a_month_on_which_nothing_is_booked_may_have_a_row_or_none(fresh_d
     assert report.differences == []
 
 
+SUMS_OF_OLD = """
+INSERT INTO tally VALUES
+    ('c-1', 'pu', '2024-01-05', 'sms', 24000, 2), ('c-1', 'pu', '2024-01-05', 'lms', 28000, 1),
+    ('c-1', 'workflow', '2024-01-05', '', 3000, 0), ('c-1', 'workflow', '2024-01-06', '', 0, 0),
+    ('c-2', 'workflow', '2024-01-06', '', 1000, 0);
+INSERT INTO fill VALUES
+    ('c-1', 'workflow', '2024-01-05', 'own', 'l-1', 0, 0, 2000),
+    ('c-1', 'workflow', '2024-01-05', 'postpaid', '', -1, -1, 1000),
+    ('c-1', 'workflow', '2024-01-07', 'minimum', 'l "1"', 0, 2, 500),
+    ('c-1', 'pu', '2024-01-05', 'postpaid', '', -1, -1, 52000),
+    ('c-2', 'workflow', '2024-01-06', 'included', '', -1, -1, 1000),
+    ('c-2', 'workflow', '2024-01-06', 'postpaid', '', -1, -1, 0);
+"""
+
+
+async def test_sums_that_had_a_row_each_are_taken_over_by_day(fresh_database_url):
+    books = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
+    await books.execute("CREATE SCHEMA lotmeter")
+
+    async def upgrade(revision):
+        engine = create_engine(fresh_database_url)
+        async with engine.begin() as connection:
+            await connection.run_sync(schema._upgrade, revision)
+        await engine.dispose()
+
+    async def seen():
+        tallies = await books.fetch("SELECT * FROM tally ORDER BY 1, 2, 3, 4")
+        return tallies, await books.fetch(
+            "SELECT * FROM fill WHERE quantity > 0 ORDER BY 1, 2, 3, 4"
+        )
+
+    await upgrade("0005")
+    await books.execute(SUMS_OF_OLD)
+    before = await seen()
+    await upgrade("0006")
+    after = await seen()
+    days = await books.fetchval("SELECT count(*) FROM daybook")
+    await books.close()
+
+    assert after == before
+    assert [len(rows) for rows in after] == [5, 5]
+    assert days == 4
+
+
 async def test_the_revision_that_the_program_wants_is_the_last_of_the_migrations(owner):
     last = ScriptDirectory(str(schema.MIGRATIONS)).get_current_head()
 
@@ -176,11 +220,13 @@ async def test_the_reader_role_reads_the_books_but_no_originals(roles):
         with pytest.raises(InsufficientPrivilegeError):
             await reader.fetch(f"SELECT * FROM {private}")
     with pytest.raises(InsufficientPrivilegeError):
-        await reader.execute("DELETE FROM tally")
+        await reader.execute("DELETE FROM daybook")
     await reader.close()
 
 
-async def test_the_database_refuses_an_overdrawn_lot_and_window(fresh_database_url, roles):
+async def test_the_database_refuses_an_overdrawn_lot_and_window_and_negative_sums(
+    fresh_database_url, roles
+):
     engine = await feed(roles[0])
     await engine.dispose()
     owner = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
@@ -190,6 +236,8 @@ async def test_the_database_refuses_an_overdrawn_lot_and_window(fresh_database_u
         "UPDATE lot_window SET taken = quota + 1, lent = 0",
         "UPDATE lot_window SET own = maximum + 1",
         "UPDATE lot_window SET lent = taken + 1",
+        "UPDATE daybook SET tallied = '[[-1,0]]'",
+        "UPDATE daybook SET filled = '[1,-1]'",
     ):
         with pytest.raises(CheckViolationError):
             await owner.execute(statement)

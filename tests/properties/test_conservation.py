@@ -1,5 +1,6 @@
 """Nothing is made and nothing is lost: not in a lot, not in a day, not on the way."""
 
+import json
 from collections import Counter
 from copy import deepcopy
 from decimal import Decimal
@@ -7,8 +8,11 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metering.accounts import FillKey
+from metering.catalog import PRODUCTS
 from metering.lots import Window
 from metering.settlement import settle, usage_of
+from metering.storage.daybook import row_of
 from metering.tallies import Counts
 from tests.fakes import MemoryMeter
 from tests.properties.effort import examples
@@ -207,14 +211,45 @@ def test_the_ledger_adds_up_to_the_open_days_and_to_the_windows(told):
 
 @examples(60)
 @given(SCENARIOS)
-def test_every_entry_tells_what_is_booked_with_it(told):
+def test_no_entry_takes_back_more_than_is_booked(told):
     meter = meter_after(told)
 
     sums = Counter()
     for channel, entry, _ in meter.effects.entries:
         sums[channel, entry.product, entry.on, entry.fill] += entry.quantity
         assert entry.quantity != 0
-        assert entry.total == sums[channel, entry.product, entry.on, entry.fill] >= 0
+        assert sums[channel, entry.product, entry.on, entry.fill] >= 0
+
+
+@examples(100)
+@given(SCENARIOS, st.integers(0, 100))
+def test_the_rows_of_days_hold_what_was_entered_and_counted_also_of_days_that_close(told, percent):
+    lines, as_of = told
+    place = len(lines) * percent // 100
+    meter, rows = MemoryMeter(), {}
+
+    def write():
+        for channel, account in meter.accounts.items():
+            for day, sheet in account.take_changed():
+                rows[channel, day] = [*map(json.loads, row_of(channel, day, sheet)[2:])]
+
+    meter.take(lines[:place])
+    write()
+    meter.take(lines[place:])
+    meter.wait_until(as_of)
+    write()
+
+    filled, tallied, used = {}, Counter(), Counter()
+    for (channel, day), (tallies, sums, fills, quantities) in rows.items():
+        for (product, _), (quantity, _) in zip(tallies, sums, strict=True):
+            tallied[channel, product, day] += quantity
+        for (product, *fill), quantity in zip(fills, quantities, strict=True):
+            filled[channel, product, day, FillKey(*fill)] = quantity
+            if fill[0] not in WITH_NO_USE_BEHIND and PRODUCTS[product].adds_up in ("count", "cost"):
+                used[channel, product, day] += quantity
+    meter.document()
+    assert filled == {key: quantity for key, quantity in entered(meter).items() if quantity}
+    assert +tallied == used
 
 
 @examples(60)

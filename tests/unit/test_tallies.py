@@ -95,14 +95,15 @@ def test_more_than_is_there_is_never_taken_back(quantity, messages):
         Counts().add(day(5), "sms", quantity, messages)
 
 
-def test_what_changed_is_noted_with_how_it_stands():
+def test_days_that_change_are_noted():
     counts = Counts()
     counts.put(day(4), "sms", Sum(7_000, 1))
 
     counts.add(day(5), "sms", 10_000, 1)
     counts.add(day(5), "sms", 10_000, 1)
 
-    assert counts.changed == {(day(5), "sms"): Sum(20_000, 2)}
+    assert counts.changed == {day(5)}
+    assert counts.by_day[day(5)] == {"sms": Sum(20_000, 2)}
 
 
 def test_a_sum_that_is_put_replaces_the_one_before():
@@ -116,7 +117,17 @@ def test_a_sum_that_is_put_replaces_the_one_before():
     assert counts.totals == {day(5): 37_000}
 
 
-def test_days_before_a_day_are_forgotten_and_still_to_be_written():
+def test_days_that_changed_are_taken_once_up_to_a_day():
+    counts = Counts()
+    for number in (4, 5, 6):
+        counts.add(day(number), "sms", 1_000, 1)
+
+    assert counts.take_changed(before=day(6)) == {day(4), day(5)}
+    assert counts.take_changed(before=day(6)) == set()
+    assert counts.take_changed(before=day(7)) == {day(6)}
+
+
+def test_days_before_a_day_are_forgotten():
     counts = Counts()
     for number in (4, 5, 6):
         counts.add(day(number), "sms", 1_000, 1)
@@ -124,7 +135,6 @@ def test_days_before_a_day_are_forgotten_and_still_to_be_written():
     counts.forget_before(day(5))
 
     assert set(counts.by_day) == set(counts.totals) == {day(5), day(6)}
-    assert set(counts.changed) == {(day(number), "sms") for number in (4, 5, 6)}
 
 
 # Readings
