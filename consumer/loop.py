@@ -45,6 +45,10 @@ FENCED_SECONDS_MAX = 1
 # A transaction with more would take longer than some seconds, and others wait for its channels.
 BATCH_CHANNELS_MAX = 5_000
 
+# The records that memory has room for; what changes of a channel takes the room of some.
+BATCH_ROOM = 40_000
+CHANNEL_ROOM = 5
+
 # With so many records a batch is large enough to end with the partitions of one number. They have
 # the same channels: each has all its events in one batch, instead of in two.
 BATCH_RECORDS_MIN = 1_500
@@ -165,6 +169,7 @@ class Loop:
             records += len(chunk.records)
             size += chunk.bytes
             is_full = records > self._settings.batch_records_max or size > self._bytes_max
+            is_full |= records + CHANNEL_ROOM * len(channels) > BATCH_ROOM
             if stretches and (is_full or len(channels) > BATCH_CHANNELS_MAX):
                 break
             held.is_busy = True

@@ -34,7 +34,7 @@ CHUNK_RECORDS_MAX = 1_000
 
 # A part of a batch at hand is enough for a lane to fill up on: asking is faster than decoding, and
 # all that waits takes memory.
-BATCHES_TO_WAITING = 2
+BATCHES_TO_WAITING = 4
 
 # How long to wait for news, and how long where a lane that is full may be free again soon.
 NEWS_MS, ROOM_MS = 200, 20

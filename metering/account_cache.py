@@ -30,7 +30,7 @@ class AccountCache:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # The one longest not used comes first.
-        self._bytes = 0
+        self._bytes = self._promised = 0
         self._batch = 0
 
     def __len__(self) -> int:
@@ -41,10 +41,18 @@ class AccountCache:
         """What they take, roughly."""
         return self._bytes
 
-    @property
-    def room(self) -> int:
-        """How many bytes more there is room for."""
-        return BYTES_MAX - self._bytes
+    def promise(self, size: int) -> bool:
+        """Promise room to an account that a batch has loaded and keeps, if there is some: batches
+        are worked on at once, and each would take all of it.
+        """
+        if self._bytes + self._promised + size > BYTES_MAX:
+            return False
+        self._promised += size
+        return True
+
+    def take_back(self, promised: int) -> None:
+        """Take back what was promised to a batch that has ended."""
+        self._promised -= promised
 
     def take(self, channel: str, version: int) -> Account | None:
         """Take an account out to work on it; None if it is not here, or was changed elsewhere."""

@@ -16,7 +16,7 @@ from metering.storage import account_store, event_store, ledger_store, parked_st
 from metering.storage.outbox_store import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, KeysView, Sequence
+    from collections.abc import Callable, Iterator, KeysView, Sequence
 
     from metering.accounts import Account
     from metering.catalog import Catalog
@@ -117,7 +117,7 @@ class Work:
         self.commands_before = 0  # How many commands its channels had.
         self.in_memory: set[str] = set()  # Channels whose accounts were there before.
         self._aside: dict[str, Account] = {}  # Accounts of other groups that stay in memory.
-        self._aside_bytes = 0
+        self.promised = 0  # Room in memory, for some of them.
         # What is to be written of accounts, and told; they themselves may be gone by then.
         self.ledger = ledger_store.Ledger()
         self.changes = account_store.Changes(catalog)
@@ -172,15 +172,16 @@ class Work:
         """The accounts of this batch that are still in memory."""
         return self._aside | self.intake.accounts
 
-    def set_accounts_aside(self, room: int) -> None:
+    def set_accounts_aside(self, promise: Callable[[int], bool]) -> None:
         """Make room for the accounts of another group; those that were in memory before stay, and
-        of the others as many as there is room for.
+        of the others as many as are promised room.
         """
         for channel, account in self.intake.accounts.items():
-            size = account.bytes_held
-            if channel in self.in_memory or self._aside_bytes + size <= room:
+            if channel in self.in_memory:
                 self._aside[channel] = account
-                self._aside_bytes += size
+            elif promise(account.bytes_held):
+                self._aside[channel] = account
+                self.promised += account.bytes_held
         self.intake.accounts.clear()
 
     def sum_up(self) -> None:

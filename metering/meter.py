@@ -153,7 +153,7 @@ class Meter:
                 versions = await self._lock(driver, work)
                 await claims.look_up(driver, self._catalog.rules, self._decode, work)
                 for channels, places in work.groups(GROUP_CHANNELS_MAX):
-                    work.set_accounts_aside(self._accounts.room)
+                    work.set_accounts_aside(self._accounts.promise)
                     found = {name: versions[name] for name in channels & versions.keys()}
                     await self._load_accounts(driver, work, found, all_days=batch.needs_all_days)
                     records.take_in(work, places)
@@ -310,9 +310,11 @@ class Meter:
         self._known_channels |= work.remembered
         if len(self._known_channels) > KNOWN_CHANNELS_MAX:
             self._known_channels.clear()
+        self._accounts.take_back(work.promised)
         self._accounts.put(work.accounts, loaded=work.accounts.keys() - work.in_memory)
         return work.receipt()
 
     def _forget(self, work: Work) -> None:
+        self._accounts.take_back(work.promised)
         if work.taking is not None:
             self._accounts.forget(work.accounts)

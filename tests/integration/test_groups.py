@@ -43,6 +43,8 @@ async def books_of(url, sizes):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(records, "take_in", noting)
             receipts = [await reader.read(lines, now=NOW) for lines in batches()]
+        # Whatever became of a batch, it keeps no room.
+        assert reader.meter._accounts._promised == 0
         found = await verify(engine, reader.catalog, full=True)
         assert found.differences == []
         documents = await reader.documents(NOW)

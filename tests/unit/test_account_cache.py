@@ -60,6 +60,15 @@ def test_accounts_that_are_in_use_are_not_driven_out_by_those_of_a_large_batch()
     assert kept_by(cache, "a", "b", "c", "d", "e") == ["a", "b", "c"]
 
 
+def test_batches_at_work_share_the_room_that_there_is():
+    cache = AccountCache()
+    put(cache, "a")
+
+    assert [cache.promise(ACCOUNT_BYTES) for _ in range(3)] == [True, True, False]
+    cache.take_back(2 * ACCOUNT_BYTES)
+    assert cache.promise(2 * ACCOUNT_BYTES)
+
+
 def test_accounts_that_nobody_asks_for_make_room_the_oldest_first():
     cache = AccountCache()
     put(cache, "a")

@@ -119,6 +119,15 @@ async def test_a_batch_ends_with_more_channels_than_memory_has_room_for(monkeypa
     assert len(one.chunks) == 1
 
 
+async def test_a_batch_of_many_channels_has_fewer_records(monkeypatch):
+    monkeypatch.setattr(loop, "BATCH_ROOM", 4 + 2 * loop.CHANNEL_ROOM)
+    one = held(ONE, chunk(1, "a", "a"), chunk(2, "a", "b"), chunk(3, "a"))
+    three = held(THREE, chunk(1, "a", "a"), chunk(2, "a", "a"), chunk(3, "a"))
+
+    assert await gathered(one) == [["a", "a"], ["a", "b"]]
+    assert await gathered(three) == [["a", "a"], ["a", "a"], ["a"]]
+
+
 async def test_others_get_their_turn_after_each_thousand_records():
     turns = []
 

@@ -268,7 +268,7 @@ def taken_by(partitions):
 
 async def test_of_a_backlog_a_batch_has_much_of_few_partitions(consumer):
     many = records(*range(3 * CHUNK_RECORDS_MAX))
-    pump, partitions = a_pump(consumer, THREE, ONE, OTHER_ONE)
+    pump, partitions = a_pump(consumer, THREE, ONE, OTHER_ONE, batch_records_max=80_000)
     consumer.ready = {THREE: many, ONE: many, OTHER_ONE: many}
     consumer.ends = dict.fromkeys(consumer.ready, len(many))
 
