@@ -5,6 +5,7 @@ import sqlalchemy as sa
 
 from consumer.envelopes import instant_from
 from metering import account_cache, meter, records
+from metering.accounts import DaysMissing
 from metering.verification import verify
 from tests.builders import contacts, purchased, registered, voided, workflow
 from tests.replaying import Reader, fresh_books
@@ -79,3 +80,24 @@ async def test_accounts_of_other_groups_stay_in_memory_as_far_as_there_is_room(
     await books_of(fresh_database_url, sizes)
 
     assert sizes[4:8] == [(2, 2), (2, 4), (2, 6), (1, 7)]
+
+
+async def test_a_batch_that_begins_again_keeps_no_room(fresh_database_url, monkeypatch):
+    monkeypatch.setattr(meter, "GROUP_CHANNELS_MAX", 2)
+    take_in, promised = records.take_in, []
+
+    def stumbling(work, places):
+        promised.append(work.promised)
+        if len(promised) == 7:
+            raise DaysMissing(CHANNELS[4])
+        take_in(work, places)
+
+    monkeypatch.setattr(records, "take_in", stumbling)
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        for lines in batches():
+            await reader.read(lines, now=NOW)
+
+    assert promised[6] > 0
+    assert reader.meter._accounts._promised == 0
