@@ -1,7 +1,8 @@
 """Days as rows: what a channel used on one day and where it was poured, of all products.
 
-Nearly every visit of a channel changes several sums of the same day. One row of each day takes a
-third of what PostgreSQL did for a row of each sum; the views `tally` and `fill` show the sums.
+Nearly every visit of a channel changes several sums of the same day. With one row of each day
+PostgreSQL has a sixth less to do than with a row of each sum, of all that a batch costs it; the
+views `tally` and `fill` show the sums.
 """
 
 from __future__ import annotations

@@ -199,6 +199,14 @@ _IDENTITIES = (
 )
 
 _LEDGER = (
+    Fault(
+        "{channel}: of {on_day} names and numbers do not pair up",
+        """
+        SELECT channel, on_day FROM daybook
+        WHERE json_array_length(tallies::json) <> json_array_length(tallied::json)
+            OR json_array_length(fills::json) <> json_array_length(filled::json)
+        """,
+    ),
     *(
         Fault(
             f"{{channel}}: the numbers of its {counter} are {{lines}}, to {{last}} of {{counted}}",

@@ -211,3 +211,21 @@ async def test_a_tally_its_fill_window_and_entry_changed_together_are_found(fres
     assert any(
         row["channel"] in sentence and row["product"] in sentence for sentence in report.differences
     )
+
+
+@pytest.mark.parametrize("numbers", ["tallied", "filled"])
+async def test_sums_of_a_day_that_do_not_pair_up_are_found(fresh_database_url, numbers):
+    engine = await feed("books-medium-lots", fresh_database_url)
+    administrator = await asyncpg.connect(
+        fresh_database_url, server_settings={"search_path": "lotmeter"}
+    )
+    await administrator.execute(
+        "INSERT INTO daybook"
+        " SELECT channel, '1999-01-01', '[]', '[]', '[]', '[]' FROM channel LIMIT 1"
+    )
+    await administrator.execute(f"UPDATE daybook SET {numbers} = '[7]' WHERE on_day = '1999-01-01'")
+    report = await verify(engine, shipped_catalog(), full=False, keep=False)
+    await administrator.close()
+    await engine.dispose()
+
+    assert any("do not pair up" in sentence for sentence in report.differences)
