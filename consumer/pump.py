@@ -22,7 +22,7 @@ from aiokafka.errors import (
 from consumer.partitions import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
@@ -34,15 +34,19 @@ CHUNK_RECORDS_MAX = 1_000
 
 # A part of a batch at hand is enough for a lane to fill up on: asking is faster than decoding, and
 # all that waits takes memory.
-BATCHES_TO_WAITING = 4
+BATCHES_TO_WAITING = 8
 
 # How long to wait for news, and how long where a lane that is full may be free again soon.
 NEWS_MS, ROOM_MS = 200, 20
 
-# Of a backlog the client fetches ahead for the turn that runs, and for the next one. It may hold a
-# mebibyte of each partition that nobody asks it for, and did: a tenth of a member's memory with 64
-# partitions, a fifth with 128.
+# Of a backlog the client fetches ahead for the turn that runs, and for the next one. What it holds
+# of others is let go of and fetched again: that came to a mebibyte of each partition whose turn had
+# ended, a third of a member's memory with 128 of them.
 TURNS_AHEAD = 2
+
+# A turn takes all that waits of a number, or so many batches: then each account is worked on as
+# rarely as can be, and little is fetched twice.
+TURN_BATCHES = 5
 
 # How often to wait for what is on its way, while a lane that works without a break lets time pass.
 TRIES = 20
@@ -80,9 +84,11 @@ class Pump:
         self._one_by_one_until = 0.0
         self._chunks = 0  # How many were fetched.
         # Lane by lane: whose turn it is, and for how many chunks more.
-        self._turn_chunks = math.ceil(settings.batch_records_max / CHUNK_RECORDS_MAX)
+        batch_chunks = math.ceil(settings.batch_records_max / CHUNK_RECORDS_MAX)
+        self._turn_chunks = TURN_BATCHES * batch_chunks
         self._next = [0] * settings.lanes
         self._left = [self._turn_chunks] * settings.lanes
+        self._far: set[TopicPartition] = set()
         self.asked_at = time.monotonic()  # For the watchdogs.
 
     def of_lane(self, lane: int) -> list[Held]:
@@ -111,7 +117,7 @@ class Pump:
         """Fetch for ever."""
         while True:
             self.asked_at = time.monotonic()
-            self._look_ahead()
+            await self._look_ahead()
             wanted = self._wanted()
             if await self._fetch_all(wanted):
                 continue
@@ -147,10 +153,8 @@ class Pump:
             each.tp.partition for each in partitions if self._left_of(each) >= CHUNK_RECORDS_MAX
         }
 
-    def _look_ahead(self) -> None:
-        """Have the client fetch what is near its turn, and leave a backlog that is far where it
-        is.
-        """
+    async def _look_ahead(self) -> None:
+        """Have the client fetch what is near its turn, and let go of a backlog that is far."""
         ready = self._partitions.ready
         behind, near = self._behind(ready), set[int]()
         for lane in range(self._lanes):
@@ -163,6 +167,22 @@ class Pump:
         self._consumer.pause(*far - paused)
         # All others are to be read. Those that are not ready are paused by somebody else.
         self._consumer.resume(*[held.tp for held in ready if held.tp in paused - far])
+        if far - self._far:
+            await self._let_go([held for held in ready if held.tp in far])
+        self._far = far
+
+    async def _let_go(self, paused: Sequence[Held]) -> None:
+        """Have the client forget what it holds: that is what it does when it is asked for records
+        of partitions that are paused.
+        """
+        try:
+            await self._ask([held.tp for held in paused], timeout_ms=0)
+        except ConsumerStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # In its turn it will show again.
+            self._go_back(paused)
+            log.warning("cannot_let_go", reason=type(error).__name__, partitions=len(paused))
 
     def _wanted(self) -> list[Held]:
         """Pick the partitions to ask for: those whose lane has room, in turns. Partitions of one
@@ -204,7 +224,7 @@ class Pump:
             return 0
         if number != self._next[lane]:
             self._next[lane], self._left[lane] = number, self._turn_chunks
-        self._look_ahead()
+        await self._look_ahead()
         while self._left[lane] > 0 and self._has_room(partitions):
             self.asked_at = time.monotonic()
             chunks = 0
@@ -238,18 +258,13 @@ class Pump:
         # To the client no partition means all, also those that are being loaded: what it gave of
         # them would be lost.
         tps = [held.tp for held in wanted] or [NOBODYS]
-        self._partitions.asked.update(tps)
         try:
-            found = await self._consumer.getmany(
-                *tps, timeout_ms=timeout_ms, max_records=CHUNK_RECORDS_MAX
-            )
+            found = await self._ask(tps, timeout_ms=timeout_ms)
         except ConsumerStoppedError:
             raise
         except Exception as error:  # noqa: BLE001  # What cannot be unpacked raises anything.
             await self._cannot_fetch(wanted, error)
             return 0
-        finally:
-            self._partitions.asked.difference_update(tps)
 
         chunks = 0
         for held in wanted:
@@ -270,12 +285,28 @@ class Pump:
             await asyncio.sleep(0)
         return chunks
 
-    async def _cannot_fetch(self, wanted: Sequence[Held], error: Exception) -> None:
-        """Go back to where we are, and halt the partition if it will never be better."""
-        for held in wanted:
-            # Of partitions that were asked together the client forgets what it had in hand.
+    async def _ask(
+        self, tps: Sequence[TopicPartition], *, timeout_ms: int
+    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord[bytes, bytes]]]:
+        self._partitions.asked.update(tps)
+        try:
+            return await self._consumer.getmany(
+                *tps, timeout_ms=timeout_ms, max_records=CHUNK_RECORDS_MAX
+            )
+        finally:
+            self._partitions.asked.difference_update(tps)
+
+    def _go_back(self, asked: Iterable[Held]) -> None:
+        """Have the client go on where we are: of partitions that were asked together it forgets
+        what it had in hand, and it steps over what is too large.
+        """
+        for held in asked:
             if self._partitions.is_ready(held):
                 self._consumer.seek(held.tp, held.fetched_to)
+
+    async def _cannot_fetch(self, wanted: Sequence[Held], error: Exception) -> None:
+        """Go back to where we are, and halt the partition if it will never be better."""
+        self._go_back(wanted)
         log.warning("cannot_fetch", reason=type(error).__name__, partitions=len(wanted))
         if len(wanted) != 1:
             # Then it will show which one it is.

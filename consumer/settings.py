@@ -128,7 +128,7 @@ class Settings(BaseSettings):
 
     # How much is done at once. A lane has a connection and batches of its own.
     lanes: Annotated[int, Field(ge=1, le=32)] = 2
-    batch_records_max: Annotated[int, Field(ge=1, le=200_000)] = 20_000
+    batch_records_max: Annotated[int, Field(ge=1, le=200_000)] = 40_000
     batch_mebibytes_max: Mebibytes = 32
     fetch_mebibytes_max: Mebibytes = 2
     partition_fetch_mebibytes_max: Mebibytes = 1

@@ -17,6 +17,7 @@ from consumer import anchors
 from consumer import partitions as partitions_module
 from consumer.loop import Loop
 from consumer.partitions import Partitions
+from consumer.pump import Pump
 from consumer.settings import Settings
 from metering.errors import Fenced, Rejected, Unavailable
 from metering.meter import Claim, Receipt
@@ -409,6 +410,30 @@ async def test_a_slow_database_leaves_the_backlog_in_kafka(broker, topics, send)
 
     # A batch for each of two lanes, and a chunk for each partition that was asked in one go.
     assert waiting <= 2 * 1_000 + 2 * PARTITIONS * 1_000
+    assert meter.values == sent
+
+
+async def test_what_was_fetched_ahead_of_a_turn_that_ended_is_let_go_and_fetched_again(
+    broker, topics, send, monkeypatch
+):
+    meter, freed = FakeMeter(), set()
+    let_go = Pump._let_go
+
+    async def watched(self, paused):
+        held = self._consumer._fetcher._records
+        before = set(held)
+        await let_go(self, paused)
+        assert held.keys().isdisjoint([each.tp for each in paused])
+        freed.update(before - held.keys())
+
+    monkeypatch.setattr(Pump, "_let_go", watched)
+    # A turn ends after 5,000.
+    sent = await send(topics[0], values("a", 7_000 * PARTITIONS))
+
+    async with a_member(broker, topics, meter, lanes=1, batch_records_max=1_000):
+        await becomes_true(lambda: len(meter.records) >= sent.total())
+
+    assert freed
     assert meter.values == sent
 
 

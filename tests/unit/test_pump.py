@@ -13,7 +13,7 @@ from aiokafka.errors import (
 )
 
 from consumer.partitions import Chunk, Held
-from consumer.pump import CHUNK_RECORDS_MAX, TRIES, UNPACK_FAILURES_MAX, Pump
+from consumer.pump import CHUNK_RECORDS_MAX, TRIES, TURN_BATCHES, UNPACK_FAILURES_MAX, Pump
 from consumer.settings import Settings
 
 ONE, TWO, THREE = (TopicPartition("usage.mu", number) for number in (1, 2, 3))
@@ -38,16 +38,20 @@ class FakeConsumer:
         self.ends = {}
         self.meanwhile = lambda: None
         self.are_paused = set()
+        self.forgotten = []
 
     async def getmany(self, *tps, timeout_ms, max_records):
         assert timeout_ms >= 0
-        # It forgets what it holds of a paused one that it is asked for.
-        assert self.are_paused.isdisjoint(tps)
         # Without any, the client gives of all.
         self.asked = tps
         self.meanwhile()
         if self.error is not None and not self.has_taken:
             raise self.error
+        # It forgets what it holds of a paused one that it is asked for.
+        if not self.are_paused.isdisjoint(tps):
+            assert self.are_paused.issuperset(tps)
+            self.forgotten.append(set(tps))
+            return {}
         found = {}
         for tp in tps:
             waiting = self.ready.pop(tp, [])
@@ -279,20 +283,21 @@ async def test_of_a_backlog_a_batch_has_much_of_few_partitions(consumer):
 
 
 async def test_a_backlog_that_never_ends_leaves_their_turn_to_others(consumer):
-    turn = 4
     many = records(*range(20 * CHUNK_RECORDS_MAX))
     pump, partitions = a_pump(
-        consumer, ONE, THREE, batch_records_max=turn * CHUNK_RECORDS_MAX, batch_mebibytes_max=512
+        consumer, ONE, THREE, batch_records_max=2 * CHUNK_RECORDS_MAX, batch_mebibytes_max=512
     )
+    turn = 2 * TURN_BATCHES
     order = []
     consumer.ends = {ONE: 2**40, THREE: 2**40}
-    for _ in range(6):
+    for _ in range(3 * turn):
         consumer.ready.update({ONE: list(many), THREE: list(many)})
         await take_turns(pump)
         order += taken_by(partitions)
         for held in partitions.held:
             held.chunks.clear()
 
+    assert len(order) > 2 * turn
     assert order == ([ONE] * turn + [THREE] * turn + [ONE] * turn)[: len(order)]
 
 
@@ -305,7 +310,7 @@ async def test_the_client_holds_nothing_of_a_backlog_that_is_far_from_its_turn(c
     consumer.ends = {**dict.fromkeys(backlog, CHUNK_RECORDS_MAX), streams[0]: 1}
     pump._next = [0, 5]
 
-    pump._look_ahead()
+    await pump._look_ahead()
 
     # In the one lane it is the turn of 0, then 2; in the other of 5, then 1.
     assert consumer.paused() == {tp for tp in backlog if tp.partition in (4, 6)}
@@ -321,8 +326,41 @@ async def test_the_client_holds_nothing_of_a_backlog_that_is_far_from_its_turn(c
             held.chunks.clear()
     # Whoever is asked is read: the client forgets what it holds of those that are paused.
     assert sorted(read) == sorted(backlog)
-    pump._look_ahead()
+    await pump._look_ahead()
     assert consumer.paused() == set()
+
+
+async def test_the_client_forgets_what_it_holds_of_a_backlog_once_it_is_far(consumer):
+    numbers = [TopicPartition("a", number) for number in range(4)]
+    pump, _ = a_pump(consumer, *numbers, lanes=1)
+    consumer.ends = dict.fromkeys(numbers, CHUNK_RECORDS_MAX)
+    seen = set()
+    consumer.meanwhile = lambda: seen.update(pump._partitions.asked)
+
+    await pump._look_ahead()
+    await pump._look_ahead()
+    pump._next = [1]
+    await pump._look_ahead()
+
+    # Asked for when others have become far, and of all that are: of some it may have had an answer
+    # on its way.
+    assert consumer.forgotten == [{*numbers[2:]}, {numbers[0], numbers[3]}]
+    assert seen == {numbers[0], *numbers[2:]}
+
+
+async def test_what_the_client_forgets_it_steps_over_nothing(consumer):
+    numbers = [TopicPartition("a", number) for number in range(4)]
+    pump, partitions = a_pump(consumer, *numbers, lanes=1)
+    consumer.ends = dict.fromkeys(numbers, 2 * CHUNK_RECORDS_MAX)
+    partitions.held[3].fetched_to = partitions.held[3].failures = 2
+    consumer.error = RecordTooLargeError("too large", numbers[3], 2, 100)
+
+    await pump._look_ahead()
+
+    assert consumer.sought == {numbers[2]: 0, numbers[3]: 2}
+    # It is no question about one of them.
+    assert [held.failures for held in partitions.held] == [0, 0, 0, 2]
+    assert partitions.halted == {}
 
 
 async def test_a_stream_is_taken_as_it_comes(consumer):
@@ -397,10 +435,10 @@ async def test_nobody_waits_for_what_a_turn_has_no_more_of(turn, consumer):
         assert await pump.has_brought(0, 1) is False
 
 
-@pytest.mark.parametrize("at", [{"_next": [3]}, {"_left": [20]}])
-async def test_nobody_waits_for_a_number_that_has_not_its_turn(turn, at):
+@pytest.mark.parametrize("name", ["_next", "_left"])
+async def test_nobody_waits_for_a_number_that_has_not_its_turn(turn, name):
     pump, _ = turn
-    vars(pump).update(at)
+    vars(pump)[name] = {"_next": [3], "_left": [pump._turn_chunks]}[name]
 
     async with asyncio.timeout(0):
         assert await pump.has_brought(0, 1) is False
