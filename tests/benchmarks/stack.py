@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 256 * 1_024
 
+# As in docker-compose.yml: as much as PostgreSQL has by itself is for small machines, and holds no
+# index of a month.
+POSTGRES_MEMORY = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -151,7 +155,7 @@ async def running_database(
         yield url, []
         return
     before = {**embedded.POSTGRES_SETTINGS}
-    embedded.POSTGRES_SETTINGS.update(settings or {})
+    embedded.POSTGRES_SETTINGS.update({**POSTGRES_MEMORY, **(settings or {})})
     known = set(processes.children_named("postgres"))
     async with embedded.embedded_postgres() as started:
         embedded.POSTGRES_SETTINGS.clear()

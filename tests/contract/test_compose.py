@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from consumer.cli import app
 from consumer.settings import PREFIX, Settings
+from tests.benchmarks.stack import POSTGRES_MEMORY
 from tests.compose import DOCUMENT, ROOT, SERVICES, command_of, environment_of, resolved
 
 OURS = [name for name, service in SERVICES.items() if "build" in service]
@@ -190,6 +191,12 @@ def test_who_asks_whom_is_right():
         assert any(bound.endswith(f":{port}") for bound in SERVICES[service]["ports"]), place
     assert environment_of("consumer")["LOTMETER_KAFKA_SERVERS"] == "kafka:9092"
     assert "PLAINTEXT://kafka:9092" in environment_of("kafka")["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_the_benchmark_gives_postgresql_the_same_memory():
+    program, *options = SERVICES["postgres"]["command"]
+    assert (program, set(options[::2])) == ("postgres", {"-c"})
+    assert dict(option.split("=") for option in options[1::2]) == POSTGRES_MEMORY
 
 
 def test_servers_read_the_files_that_are_mounted():
