@@ -88,7 +88,7 @@ class Pump:
         self._turn_chunks = TURN_BATCHES * batch_chunks
         self._next = [0] * settings.lanes
         self._left = [self._turn_chunks] * settings.lanes
-        self._far: set[TopicPartition] = set()
+        self._far: set[TopicPartition] = set()  # At the last look: nothing is held of them.
         self.asked_at = time.monotonic()  # For the watchdogs.
 
     def of_lane(self, lane: int) -> list[Held]:
