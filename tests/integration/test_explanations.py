@@ -172,8 +172,9 @@ def recent(line, **ago):
 async def test_a_batch_of_the_running_service_is_one_settlement(broker, fresh_database_url):
     environ = await a_service(broker, fresh_database_url)
     *_, topic, _ = environ["LOTMETER_USAGE_TOPICS"].split(",")
+    # All of one moment: were there two days of the channel, there would be an entry of each.
     waited, first, second, third = (
-        recent(workflow("2024-01-01", 5, event_id=f"w-{n}"), minutes=9 - n)[1] for n in range(4)
+        recent(workflow("2024-01-01", 5, event_id=f"w-{n}"), minutes=9)[1] for n in range(4)
     )
     registration = recent(registered("2024-01-01"), days=3)[1]
     async with a_member(environ), books_of(environ) as books:
@@ -205,7 +206,6 @@ async def test_a_batch_of_the_running_service_is_one_settlement(broker, fresh_da
         for explained in found
         for each in explained["settlements"]
     ]
-    # Days of the channel may have changed between two of them: an entry a day then.
     assert [(events, waiting) for events, waiting, _ in counted] == [(0, 1), (1, 0), (2, 0), (2, 0)]
     assert counted[2][2] == counted[3][2] != counted[1][2]
     assert [each["settled_by"] for each in entries] == ["batch"] * len(entries)
