@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 # Decoded without a break. Heartbeats and the other lanes get their turn in between.
 CHUNK_RECORDS_MAX = 1_000
 
-# A part of a batch at hand is enough for a lane to fill up on: asking is faster than decoding, and
-# all that waits takes memory.
-BATCHES_TO_WAITING = 8
+# A part of a batch at hand is enough for a lane to fill up on a backlog: asking is faster than
+# decoding, and all that waits takes memory. A stream comes by itself, for each number of partitions
+# a little: what has no room waits with the client, and misses the turn of its number.
+BACKLOG_SHARE, STREAM_SHARE = 1 / 8, 1 / 2
 
 # How long to wait for news, and how long where a lane that is full may be free again soon.
 NEWS_MS, ROOM_MS = 200, 20
@@ -75,9 +76,8 @@ class Pump:
     ) -> None:
         self._consumer = consumer
         self._partitions = partitions
-        # What waits for a lane; more comes while it decodes this.
-        self._records_max = math.ceil(settings.batch_records_max / BATCHES_TO_WAITING)
-        self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE // BATCHES_TO_WAITING
+        self._records_max = settings.batch_records_max
+        self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
         self._lanes = settings.lanes
         # Set when something has come for a lane.
         self.news = [asyncio.Event() for _ in range(settings.lanes)]
@@ -185,28 +185,35 @@ class Pump:
             log.warning("cannot_let_go", reason=type(error).__name__, partitions=len(paused))
 
     def _wanted(self) -> list[Held]:
-        """Pick the partitions to ask for: those whose lane has room, in turns. Partitions of one
-        number have the same channels.
+        """Pick the partitions to ask for: those for which their lane has room, in turns. Partitions
+        of one number have the same channels.
         """
         wanted, paused = [], self._consumer.paused()
         for lane in range(self._lanes):
             partitions = self.of_lane(lane)
-            has_room = self._has_room(partitions)
-            now = time.monotonic()
+            behind, now = self._behind(partitions), time.monotonic()
+            backlog = [held for held in partitions if held.tp.partition in behind]
+            streams = [held for held in partitions if held.tp.partition not in behind]
+            has_room = {
+                True: self._has_room(backlog, BACKLOG_SHARE),
+                False: self._has_room(streams, STREAM_SHARE),
+            }
+            following = self._next[lane]
+            partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
             for held in partitions:
-                is_asked = has_room and held.tp not in paused
+                may_ask = has_room[held.tp.partition in behind]
+                is_asked = may_ask and held.tp not in paused
                 held.asked_since = (held.asked_since or now) if is_asked else None
-            if has_room:
-                following = self._next[lane]
-                partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
-                wanted += [held for held in partitions if held.ask_at <= now]
+                if may_ask and held.ask_at <= now:
+                    wanted.append(held)
         return wanted
 
-    def _has_room(self, partitions: Sequence[Held]) -> bool:
+    def _has_room(self, partitions: Sequence[Held], share: float) -> bool:
+        """Say whether less waits of some partitions than a share of a batch."""
         chunks = [chunk for held in partitions for chunk in held.chunks]
         return (
-            sum([len(chunk.records) for chunk in chunks]) < self._records_max
-            and sum([chunk.bytes for chunk in chunks]) < self._bytes_max
+            sum([len(chunk.records) for chunk in chunks]) < share * self._records_max
+            and sum([chunk.bytes for chunk in chunks]) < share * self._bytes_max
         )
 
     async def _fetch_turn(self, group: Sequence[Held]) -> int:
@@ -218,14 +225,17 @@ class Pump:
         """
         number = group[0].tp.partition
         lane = number % self._lanes
-        partitions, found = self.of_lane(lane), 0
-        if not self._has_room(partitions):
+        partitions = self.of_lane(lane)
+        behind = self._behind(partitions)
+        partitions = [held for held in partitions if held.tp.partition in behind]
+        if not self._has_room(partitions, BACKLOG_SHARE):
             # Whoever has the turn goes on with it.
             return 0
+        found = 0
         if number != self._next[lane]:
             self._next[lane], self._left[lane] = number, self._turn_chunks
         await self._look_ahead()
-        while self._left[lane] > 0 and self._has_room(partitions):
+        while self._left[lane] > 0 and self._has_room(partitions, BACKLOG_SHARE):
             self.asked_at = time.monotonic()
             chunks = 0
             for held in group:

@@ -195,6 +195,33 @@ async def test_a_lane_that_has_a_batch_waiting_is_not_filled_further(consumer):
     assert partitions.held[1].asked_since is not None
 
 
+async def test_a_stream_waits_for_its_turn_with_its_lane_and_a_backlog_with_the_client(consumer):
+    pump, partitions = a_pump(consumer, ONE, THREE, batch_records_max=8)
+    consumer.ready = {ONE: records(0, 1, 2)}
+    await pump._fetch(partitions.held, timeout_ms=0)
+
+    # Of the stream there is room for half a batch, of a backlog for an eighth.
+    assert [held.tp for held in pump._wanted()] == [ONE, THREE]
+    consumer.ends = {ONE: 3 + CHUNK_RECORDS_MAX}
+    assert [held.tp for held in pump._wanted()] == [THREE]
+    consumer.ends = {}
+    consumer.ready = {ONE: records(3)}
+    await pump._fetch(partitions.held, timeout_ms=0)
+    assert pump._wanted() == []
+
+
+async def test_streams_that_wait_do_not_keep_a_backlog_waiting(consumer):
+    pump, partitions = a_pump(consumer, ONE, THREE, batch_records_max=8)
+    consumer.ready = {ONE: records(0, 1, 2, 3)}
+    await pump._fetch(partitions.held, timeout_ms=0)
+    consumer.ready = {THREE: records(0)}
+    consumer.ends = {THREE: CHUNK_RECORDS_MAX}
+
+    await take_turns(pump)
+
+    assert taken_by(partitions) == [ONE, THREE]
+
+
 async def test_a_batch_is_bounded_in_bytes_too(consumer):
     pump, partitions = a_pump(consumer, ONE, batch_mebibytes_max=1)
     consumer.ready = {ONE: records(0, size=1 << 20)}
