@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from metering.errors import Rejected
@@ -100,12 +100,15 @@ class Work:
         self.taking: Intake | None = None
         self.readable: list[Record] = []  # Events and commands that come in time, or nearly …
         self.unreadable: list[Record] = []  # … and what was rejected before it came here.
+        # Where the readable records of each channel stand among them, in their order.
+        self.places: dict[str, list[int]] = {}
         # What each readable record that claims an event has it counted as.
         self.claims: list[Worth | None] = []
         # Which readable record claims each event, by the digest of its identity.
         self.claimants: dict[bytes, int] = {}
         self.claimed: dict[int, Claimed] = {}  # The same events, by month.
         self.commands: dict[Key, tuple[Command, Place]] = {}
+        self.targets: set[Key] = set()  # What voids among them take back.
         # The earliest instant of each channel that records which are in time are about.
         self.oldest: dict[str, int] = {}
         self.events_claimed = 0
@@ -145,27 +148,23 @@ class Work:
         assert self.taking is not None
         return self.taking
 
-    def groups(self, channels_max: int) -> Iterator[tuple[set[str], Sequence[int]]]:
-        """Group the readable records by channel, so many channels at a time; gives the places of
-        each group in their order.
+    def groups(self, channels_each: int) -> Iterator[tuple[set[str], Sequence[int]]]:
+        """Group the readable records by channel, about so many channels at a time; gives the places
+        of each group, channel by channel.
 
         Channels have nothing to do with each other, so their order among each other does not
         matter. Only with clocks of their own, all records stay in theirs.
         """
-        if len(self.concerned) <= channels_max or self.intake.follows_records:
-            yield set(self.concerned), range(len(self.readable))
+        if self.intake.follows_records:
+            yield set(self.places), range(len(self.readable))
             return
-        numbers: dict[str, int] = {}
-        groups: list[list[int]] = []
-        for place, record in enumerate(self.readable):
-            assert not isinstance(record.found, Rejected)
-            group = numbers.setdefault(record.found.channel, len(numbers)) // channels_max
-            if group == len(groups):
-                groups.append([])
-            groups[group].append(place)
-        for group, places in enumerate(groups):
-            first = group * channels_max
-            yield set(islice(numbers, first, first + channels_max)), places
+        channels = list(self.places)
+        # All of one size: each group has its statements, and a few left over would pay for theirs.
+        groups = max(1, round(len(channels) / channels_each))
+        for number in range(groups):
+            first, end = (n * len(channels) // groups for n in (number, number + 1))
+            group = channels[first:end]
+            yield set(group), list(chain.from_iterable([self.places[name] for name in group]))
 
     @property
     def accounts(self) -> dict[str, Account]:

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from metering.commands import Command, Register
-from metering.events import Void
 from metering.intake import Arrival, Parked, Record
 from metering.storage import event_store, parked_store
 
@@ -44,24 +43,19 @@ async def look_up(
     done by then.
     """
     taking = work.intake
-    targets = {
-        (record.found.channel, record.found.target)
-        for record in work.readable
-        if type(record.found) is Void
-    }
+    targets = work.targets
     wanted = targets | work.commands.keys()
     if work.has_copies:
         work.not_claimed = await event_store.not_claimed(driver)
         wanted |= work.not_claimed
     if work.claimants:
-        months = _live_months(rules, work.readable)
+        months = _live_months(rules, [record.clock for record in work.readable])
         taking.identities.update(
             await event_store.met_in_other_months(driver, work.claimed, months)
         )
         # To look each identity up among few commands took PostgreSQL several times as long.
         if work.commands_before < len(work.claimants) * FEW_COMMANDS_AN_EVENT:
-            of_these = await event_store.commands_of(driver, work.concerned)
-            wanted |= {key for key in of_these if key[1] in work.claimants}
+            wanted |= await event_store.commands_among(driver, work.concerned, work.claimants)
         else:
             wanted |= await event_store.known_as_commands(driver, work.claimed.values())
     events, commands = await event_store.find(driver, wanted)
@@ -89,9 +83,8 @@ async def look_up(
     )
 
 
-def _live_months(rules: Rules, records: Sequence[Record]) -> range:
-    """Tell in which months an event may stand whose identity these records could share."""
-    clocks = [record.clock for record in records]
+def _live_months(rules: Rules, clocks: Sequence[int]) -> range:
+    """Tell in which months an event may stand whose identity a record of the batch could share."""
     first = event_store.month_of(min(clocks) - rules.horizon)
     last = event_store.month_of(max(clocks) + rules.ahead)
     return range(first, last + 1)

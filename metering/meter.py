@@ -33,6 +33,7 @@ from metering.storage.database import (
     is_about_a_value,
     transaction,
 )
+from metering.storage.event_rows import EventRows
 from metering.storage.position_store import Claim, Partition, Slice
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ KNOWN_CHANNELS_MAX = 200_000
 # begins again costs as much as some that were wary for nothing.
 WARY_BATCHES = 30
 
-# The accounts of so many channels of a batch are in memory at once, some 34 KiB each. More take no
-# longer: only with fewer what comes with each group shows.
-GROUP_CHANNELS_MAX = 300
+# The accounts of about so many channels of a batch are in memory at once, some 34 KiB each. More
+# take no longer: only with fewer what comes with each group shows.
+GROUP_CHANNELS = 250
 
 # Channels that are due are settled a few hundred at a time: the stream waits for less than a
 # second.
@@ -73,6 +74,7 @@ class Meter:
         self._decode = decode
         self._group = group
         self._accounts = AccountCache()
+        self._rows = EventRows(catalog)
         self._known_channels: set[str] = set()
         self._months: set[int] = set()
         self._wary_batches = 0  # For how many more to expect copies of what is known.
@@ -138,7 +140,7 @@ class Meter:
 
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
         work = Work(self._catalog, batch.records, batch.slices)
-        records.sort_out(work, self._catalog)
+        records.sort_out(work, self._catalog, self._rows)
         await self._ensure_months(work.claimed)
         try:
             async with transaction(self._engine) as connection:
@@ -152,7 +154,7 @@ class Meter:
                 await claims.claim(driver, work, expect_known=self._wary_batches > 0)
                 versions = await self._lock(driver, work)
                 await claims.look_up(driver, self._catalog.rules, self._decode, work)
-                for channels, places in work.groups(GROUP_CHANNELS_MAX):
+                for channels, places in work.groups(GROUP_CHANNELS):
                     work.set_accounts_aside(self._accounts.promise)
                     found = {name: versions[name] for name in channels & versions.keys()}
                     await self._load_accounts(driver, work, found, all_days=batch.needs_all_days)

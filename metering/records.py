@@ -10,19 +10,21 @@ from metering.commands import Command
 from metering.errors import Rejected
 from metering.events import Void
 from metering.intake import Arrival
-from metering.storage.event_rows import Claimed, EventRows
+from metering.storage.event_rows import Claimed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metering.batches import Work
     from metering.catalog import Catalog
+    from metering.intake import Message
+    from metering.storage.event_rows import EventRows
 
 # A command may be about any open day: it stands for an instant before all of them.
 ALL_DAYS = 0
 
 
-def sort_out(work: Work, catalog: Catalog) -> None:
+def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
     """Sort the records of a batch, and write the claim of each identity once: of several copies,
     for the one that was read first.
 
@@ -31,7 +33,6 @@ def sort_out(work: Work, catalog: Catalog) -> None:
     ahead, horizon = catalog.rules.ahead, catalog.rules.horizon
     readable, claims, claimants = work.readable, work.claims, work.claimants
     commands, oldest = work.commands, work.oldest
-    rows = EventRows(catalog)
     for record in work.records:
         message = record.found
         if isinstance(message, Rejected):
@@ -40,10 +41,11 @@ def sort_out(work: Work, catalog: Catalog) -> None:
         index = len(readable)
         readable.append(record)
         claims.append(None)
+        channel, digest = message.channel, message.digest
         at, clock, is_command = message.at, record.clock, isinstance(message, Command)
+        _list(work, message, index)
         if at > clock + ahead or (at < clock - horizon and not is_command):
             continue
-        channel, digest = message.channel, message.digest
         since = ALL_DAYS if is_command else at
         if since < oldest.get(channel, at + 1):
             oldest[channel] = since
@@ -60,6 +62,17 @@ def sort_out(work: Work, catalog: Catalog) -> None:
         claimed.channels.append(channel)
         claimed.digests.append(digest)
         claimed.rows.append(row)
+
+
+def _list(work: Work, message: Message, index: int) -> None:
+    """List a readable record with its channel, and what it takes back."""
+    own = work.places.get(message.channel)
+    if own is None:
+        work.places[message.channel] = [index]
+    else:
+        own.append(index)
+    if isinstance(message, Void):
+        work.targets.add((message.channel, message.target))
 
 
 def take_in(work: Work, places: Sequence[int]) -> None:

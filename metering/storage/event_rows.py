@@ -49,14 +49,19 @@ class Claimed:
         self.rows: list[bytes] = []  # As they will stand; let go once they are written.
 
 
+# What is known of channels, and of contents and days, is forgotten once it is so much.
+CHANNELS_MAX, CONTENTS_MAX = 5_000, 5_000
+
+
 class EventRows:
-    """Writes the rows of a batch."""
+    """Writes rows, batch by batch."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._channels: dict[str, bytes] = {}
         # Of each day in UTC its month, and what contents are worth on it, with the end of the row.
         self._days: dict[int, tuple[int, dict[bytes, tuple[Worth, bytes]]]] = {}
+        self._known = 0  # Of days and contents.
 
     def write(
         self, message: Count | Reading | Void, position: int, offset: int
@@ -67,18 +72,22 @@ class EventRows:
         channel, content, at = message.channel, message.content, message.at
         beginning = self._channels.get(channel)
         if beginning is None:
+            if len(self._channels) >= CHANNELS_MAX:
+                self._channels.clear()
             name = channel.encode()
             beginning = _BEGINNING(len(COLUMNS), len(name)) + name
             self._channels[channel] = beginning
         day = at // DAY
         today = self._days.get(day)
         if today is None:
+            self._make_room()
             today = self._days[day] = (month_of_day(day), {})
         month, known = today
         rest = known.get(content)
         if rest is None:
             rest = self._rest_of(message)
             if type(message) is Count:
+                self._make_room()
                 known[content] = rest
         worth, end = rest
         middle = _MIDDLE(
@@ -86,6 +95,12 @@ class EventRows:
             position, 8, offset,
         )  # fmt: skip
         return month, beginning + middle + end, worth
+
+    def _make_room(self) -> None:
+        if self._known >= CONTENTS_MAX:
+            self._days.clear()
+            self._known = 0
+        self._known += 1
 
     def _rest_of(self, message: Count | Reading | Void) -> tuple[Worth, bytes]:
         kind, code, quantity, messages, person = "", VOID_CODE, 0, 0, b""

@@ -17,7 +17,7 @@ from metering.storage.event_rows import APPLIED, CODES, COLUMNS, END, HEAD, VOID
 from metering.storage.tables import command, event
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Collection, Container, Iterable, Mapping
 
     from metering.commands import Command
     from metering.storage.event_rows import Claimed
@@ -200,14 +200,18 @@ async def met_in_other_months(
     return met
 
 
-async def commands_of(driver: Any, channels: Iterable[str]) -> Iterator[Key]:
-    """List the identities of all commands of some channels."""
-    rows = await driver.fetch(_COMMANDS, as_json(channels))
-    return (
-        (channel, digests[at : at + DIGEST_BYTES])
-        for channel, digests in rows
-        for at in range(0, len(digests), DIGEST_BYTES)
-    )
+async def commands_among(
+    driver: Any, channels: Iterable[str], claimants: Container[bytes]
+) -> set[Key]:
+    """Tell which identities that a batch claims commands of some channels hold."""
+    found = set()
+    for channel, digests in await driver.fetch(_COMMANDS, as_json(channels)):
+        for at in range(0, len(digests), DIGEST_BYTES):
+            # To put a key together for each took ten times as long.
+            digest = digests[at : at + DIGEST_BYTES]
+            if digest in claimants:
+                found.add((channel, digest))
+    return found
 
 
 async def known_as_commands(driver: Any, claimed: Iterable[Claimed]) -> set[Key]:

@@ -78,8 +78,8 @@ def foreseeing_nothing(monkeypatch):
         def get(self, *_):
             return FAR_AHEAD
 
-    def sorting_out(work, catalog):
-        sort_out(work, catalog)
+    def sorting_out(work, catalog, rows):
+        sort_out(work, catalog, rows)
         work.oldest = Unaware(work.oldest)
 
     monkeypatch.setattr(records, "sort_out", sorting_out)

@@ -59,31 +59,31 @@ async def test_channels_are_worked_on_in_groups_with_the_same_books(
 ):
     at_once, in_groups = [], []
     expected = await books_of(fresh_database_url, at_once)
-    monkeypatch.setattr(meter, "GROUP_CHANNELS_MAX", 2)
+    monkeypatch.setattr(meter, "GROUP_CHANNELS", 2)
     # Nothing is kept for another batch.
     monkeypatch.setattr(account_cache, "BYTES_MAX", 0)
 
     assert await books_of(fresh_database_url, in_groups) == expected
 
     assert [worked for worked, _ in at_once] == [0, 7, 7, 7]
-    assert [worked for worked, _ in in_groups] == [0] * 4 + 3 * [2, 2, 2, 1]
+    assert [worked for worked, _ in in_groups] == [0] * 4 + 3 * [1, 2, 2, 2]
     # Those that were worked on are gone.
-    assert in_groups[4:] == 3 * [(2, 2), (2, 2), (2, 2), (1, 1)]
+    assert in_groups[4:] == 3 * [(1, 1), (2, 2), (2, 2), (2, 2)]
 
 
 async def test_accounts_of_other_groups_stay_in_memory_as_far_as_there_is_room(
     fresh_database_url, monkeypatch
 ):
-    monkeypatch.setattr(meter, "GROUP_CHANNELS_MAX", 2)
+    monkeypatch.setattr(meter, "GROUP_CHANNELS", 2)
     sizes = []
 
     await books_of(fresh_database_url, sizes)
 
-    assert sizes[4:8] == [(2, 2), (2, 4), (2, 6), (1, 7)]
+    assert sizes[4:8] == [(1, 1), (2, 3), (2, 5), (2, 7)]
 
 
 async def test_a_batch_that_begins_again_keeps_no_room(fresh_database_url, monkeypatch):
-    monkeypatch.setattr(meter, "GROUP_CHANNELS_MAX", 2)
+    monkeypatch.setattr(meter, "GROUP_CHANNELS", 2)
     take_in, promised = records.take_in, []
 
     def stumbling(work, places):
