@@ -46,8 +46,12 @@ FENCED_SECONDS_MAX = 1
 BATCH_CHANNELS_MAX = 5_000
 
 # The records that memory has room for; what changes of a channel takes the room of some.
-BATCH_ROOM = 40_000
+BATCH_ROOM = 52_000
 CHANNEL_ROOM = 5
+
+# The last of a number goes along with what came before it: by itself it would be a few events of
+# each of its channels, with all that each of them costs.
+REST_SHARE = 1 / 8
 
 # With so many records a batch is large enough to end with the partitions of one number. They have
 # the same channels: each has all its events in one batch, instead of in two.
@@ -162,16 +166,19 @@ class Loop:
         time: what was bought before it was used is bought first.
         """
         stretches: list[Stretch] = []
+        records_max = self._settings.batch_records_max
         records = size = decoded = 0
         channels: set[str] = set()
         while held := await self._next_of(lane, stretches, records):
             chunk = held.chunks[0]
             records += len(chunk.records)
             size += chunk.bytes
-            is_full = records > self._settings.batch_records_max or size > self._bytes_max
-            is_full |= records + CHANNEL_ROOM * len(channels) > BATCH_ROOM
-            if stretches and (is_full or len(channels) > BATCH_CHANNELS_MAX):
-                break
+            if stretches:
+                is_full = size > self._bytes_max or len(channels) > BATCH_CHANNELS_MAX
+                is_full |= records + CHANNEL_ROOM * len(channels) > BATCH_ROOM
+                is_full |= records > records_max and not self._goes_along(held, stretches, records)
+                if is_full:
+                    break
             held.is_busy = True
             held.chunks.popleft()
             last = chunk.records[-1] if chunk.records else None
@@ -190,6 +197,16 @@ class Loop:
                 decoded = 0
                 await asyncio.sleep(0)
         return _in_order_of_time(stretches)
+
+    def _goes_along(self, held: Held, stretches: Sequence[Stretch], records: int) -> bool:
+        """Say whether the next chunk, which is counted with the records of the batch, and all that
+        is left of its number go along with what came before it.
+        """
+        number = held.tp.partition
+        if number != stretches[-1].held.tp.partition:
+            return False
+        rest = self.pump.rest_of(number) - len(held.chunks[0].records)
+        return records + rest <= (1 + REST_SHARE) * self._settings.batch_records_max
 
     async def _next_of(self, lane: int, stretches: Sequence[Stretch], records: int) -> Held | None:
         """Pick the partition whose records a batch takes next: all of one number, which have the

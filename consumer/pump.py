@@ -256,6 +256,12 @@ class Pump:
             self._left[lane] = self._turn_chunks
         return found
 
+    def rest_of(self, number: int) -> int:
+        """Say how many records are still to be read of a number, as far as the client knows."""
+        partitions = [held for held in self._partitions.ready if held.tp.partition == number]
+        waiting = [len(chunk.records) for held in partitions for chunk in held.chunks]
+        return sum(waiting) + sum(map(self._left_of, partitions))
+
     def _left_of(self, held: Held) -> int:
         """Say how many offsets are still to be had, as far as the client knows."""
         if not self._partitions.is_ready(held) or held.ask_at > time.monotonic():

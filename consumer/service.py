@@ -120,7 +120,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event) -> None:
         engine = await stack.enter_async_context(_books(settings))
         cluster_id = await _cluster_id(settings)
         consumer = _consumer(settings)
-        meter = Meter(engine, catalog, decode, group=settings.group)
+        meter = Meter(engine, catalog, decode, group=settings.group, lanes=settings.lanes)
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         partitions = Partitions(consumer, meter, owner=owner, cluster_id=cluster_id)
         reading = Loop(

@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
     from metering.accounts import Account
 
-BYTES_MAX = 44 << 20
+# Accounts take so much at most, and with the batches at work so much: those of a backlog are large,
+# and are about channels that do not come back before all others.
+BYTES_MAX, ALL_BYTES_MAX = 44 << 20, 120 << 20
 
-# An account that so many batches had nothing to do with makes room for another.
-IDLE_BATCHES = 100
+# What a batch takes in memory for each record, and each channel: of that the rows that change.
+RECORD_BYTES, CHANNEL_BYTES = 1_000, 10_000
+
+# An account that had nothing to do with so many records makes room for another.
+IDLE_RECORDS = 250_000
 
 # An account with more days is loaded anew: few batches need them.
 DAYS_MAX = 3
@@ -22,16 +27,18 @@ DAYS_MAX = 3
 class _Kept(NamedTuple):
     account: Account
     bytes: int
-    batch: int  # The last that used it.
+    used_at: int  # How many records were read by then.
 
 
 class AccountCache:
     """Accounts as they stood after the last batch. Whoever takes one says which version holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lanes: int = 1) -> None:
+        self._lanes = lanes  # So many batches are at work at once.
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # The one longest not used comes first.
         self._bytes = self._promised = 0
-        self._batch = 0
+        self._bytes_max = BYTES_MAX
+        self._records = 0  # How many were read.
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -41,11 +48,19 @@ class AccountCache:
         """What they take, roughly."""
         return self._bytes
 
+    def make_room(self, *, records: int, channels: int) -> None:
+        """Make room for a batch, and for others of its size."""
+        self._records += records
+        batch = records * RECORD_BYTES + channels * CHANNEL_BYTES
+        self._bytes_max = min(BYTES_MAX, ALL_BYTES_MAX - self._lanes * batch)
+        while self._kept and self._bytes > self._bytes_max:
+            self.forget([next(iter(self._kept))])
+
     def promise(self, size: int) -> bool:
         """Promise room to an account that a batch has loaded and keeps, if there is some: batches
         are worked on at once, and each would take all of it.
         """
-        if self._bytes + self._promised + size > BYTES_MAX:
+        if self._bytes + self._promised + size > self._bytes_max:
             return False
         self._promised += size
         return True
@@ -69,7 +84,6 @@ class AccountCache:
         They do not drive out others that are in use: where each batch is about all channels, and
         memory has room for half of them, half of them are then always here, and not none.
         """
-        self._batch += 1
         for channel, account in accounts.items():
             if channel not in loaded:
                 self._put(channel, account)
@@ -90,10 +104,10 @@ class AccountCache:
         if account.days_held > DAYS_MAX:
             return
         size = account.bytes_held
-        while self._bytes + size > BYTES_MAX:
+        while self._bytes + size > self._bytes_max:
             oldest = next(iter(self._kept), None)
-            if oldest is None or self._kept[oldest].batch > self._batch - IDLE_BATCHES:
+            if oldest is None or self._kept[oldest].used_at > self._records - IDLE_RECORDS:
                 return
             self.forget([oldest])
-        self._kept[channel] = _Kept(account, size, self._batch)
+        self._kept[channel] = _Kept(account, size, self._records)
         self._bytes += size

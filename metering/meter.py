@@ -67,13 +67,13 @@ class Meter:
     """The books, as whoever reads the topics sees them."""
 
     def __init__(
-        self, engine: AsyncEngine, catalog: Catalog, decode: Decode, *, group: str
+        self, engine: AsyncEngine, catalog: Catalog, decode: Decode, *, group: str, lanes: int = 1
     ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._decode = decode
         self._group = group
-        self._accounts = AccountCache()
+        self._accounts = AccountCache(lanes=lanes)
         self._rows = EventRows(catalog)
         self._known_channels: set[str] = set()
         self._months: set[int] = set()
@@ -141,6 +141,7 @@ class Meter:
     async def _record(self, batch: Batch, now: int | None) -> Receipt:
         work = Work(self._catalog, batch.records, batch.slices)
         records.sort_out(work, self._catalog, self._rows)
+        self._accounts.make_room(records=len(batch.records), channels=len(work.places))
         await self._ensure_months(work.claimed)
         try:
             async with transaction(self._engine) as connection:

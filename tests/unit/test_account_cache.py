@@ -7,7 +7,15 @@ from datetime import date
 import pytest
 
 from metering import account_cache
-from metering.account_cache import DAYS_MAX, IDLE_BATCHES, AccountCache
+from metering.account_cache import (
+    ALL_BYTES_MAX,
+    BYTES_MAX,
+    CHANNEL_BYTES,
+    DAYS_MAX,
+    IDLE_RECORDS,
+    RECORD_BYTES,
+    AccountCache,
+)
 from metering.accounts import ACCOUNT_BYTES, Account
 from metering.periods import ONE_DAY
 from metering.tallies import Report
@@ -73,13 +81,44 @@ def test_accounts_that_nobody_asks_for_make_room_the_oldest_first():
     cache = AccountCache()
     put(cache, "a")
     put(cache, "b", "c")
-    for _ in range(IDLE_BATCHES - 1):
-        put(cache)
+    read_in_a_batch = IDLE_RECORDS // 20
+    for _ in range(19):
+        cache.make_room(records=read_in_a_batch, channels=1)
+        put(cache, "d", "e")
         assert len(cache) == 3
+    cache.make_room(records=read_in_a_batch, channels=1)
     put(cache, "d", "e")
 
     assert kept_by(cache, "a", "b", "c", "d", "e") == ["c", "d", "e"]
     assert cache.bytes == 0
+
+
+def test_large_batches_make_room_for_themselves_the_oldest_accounts_go_first(monkeypatch):
+    monkeypatch.setattr(account_cache, "ALL_BYTES_MAX", 100_000)
+    cache = AccountCache(lanes=2)
+    put(cache, "a")
+    put(cache, "b")
+    put(cache, "c")
+    left = 100_000 - 2 * ACCOUNT_BYTES
+    records = (left // 2 - CHANNEL_BYTES) // RECORD_BYTES
+
+    cache.make_room(records=records, channels=1)
+    assert not cache.promise(ACCOUNT_BYTES)
+    put(cache, "d")
+    assert (len(cache), cache.bytes) == (2, 2 * ACCOUNT_BYTES)
+
+    # With small ones there is room again; with more than there is room for, none is kept.
+    cache.make_room(records=1, channels=1)
+    put(cache, "d")
+    assert kept_by(cache, "a", "b", "c", "d") == ["b", "c", "d"]
+    cache.make_room(records=records, channels=10)
+    put(cache, "a")
+    assert not cache.promise(0)
+    assert len(cache) == 0
+
+
+def test_batches_of_a_stream_leave_the_accounts_all_their_room():
+    assert ALL_BYTES_MAX - 2 * (5_000 * RECORD_BYTES + 1_000 * CHANNEL_BYTES) > BYTES_MAX
 
 
 def test_an_account_with_more_days_than_most_batches_need_is_not_kept():

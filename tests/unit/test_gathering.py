@@ -23,6 +23,9 @@ class FakePartitions:
     def __init__(self, *held):
         self.held = self.ready = held
 
+    def is_ready(self, held):
+        return held in self.held
+
 
 def record_of(channel, at):
     return SimpleNamespace(
@@ -40,12 +43,13 @@ def chunk(number, *channels, at=1):
     return Chunk([record_of(channel, at) for channel in channels], number, 10, number)
 
 
-async def gathered(*held, **changes):
+async def gathered(*held, ends=None, **changes):
     """Gather once for lane 1; returns the channels of each stretch."""
+    client = SimpleNamespace(last_stable_offset=(ends or {}).get)
     settings = Settings(kafka_servers="kafka:9092", database_url="postgresql://db/books", **changes)
     for each in held:
         each.claim = SimpleNamespace(number=each.tp.partition)
-    reader = Loop(None, FakePartitions(*held), None, decode, settings=settings, arrival=2**62)
+    reader = Loop(client, FakePartitions(*held), None, decode, settings=settings, arrival=2**62)
     stretches = await reader._gather(1)
     return [[record.value.decode() for record in stretch.records] for stretch in stretches]
 
@@ -107,6 +111,22 @@ async def test_a_batch_ends_with_as_many_records_as_it_may_have():
 
     assert await gathered(one, batch_records_max=3) == [["a", "a"]]
     assert len(one.chunks) == 1
+
+
+async def test_the_last_of_a_number_goes_along_if_it_is_little():
+    def waiting(*counts):
+        one = held(ONE, *[chunk(at, *["a"] * count) for at, count in enumerate(counts, 1)])
+        one.fetched_to = 9
+        return one
+
+    one, three = waiting(8, 1), held(THREE, chunk(3, "a"))
+    assert await gathered(one, three, batch_records_max=8) == [["a"] * 8, ["a"]]
+    # Of another number nothing does, and no more than an eighth.
+    assert len(three.chunks) == 1
+    assert await gathered(waiting(8, 2), batch_records_max=8) == [["a"] * 8]
+    assert await gathered(waiting(8, 1, 1), batch_records_max=8) == [["a"] * 8]
+    # What the client still has counts, too.
+    assert await gathered(waiting(8, 1), ends={ONE: 10}, batch_records_max=8) == [["a"] * 8]
 
 
 async def test_a_batch_ends_with_more_channels_than_memory_has_room_for(monkeypatch):
