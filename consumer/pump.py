@@ -118,11 +118,11 @@ class Pump:
         while True:
             self.asked_at = time.monotonic()
             await self._look_ahead()
-            wanted = self._wanted()
-            if await self._fetch_all(wanted):
+            backlog, streams = self._wanted()
+            if await self._fetch_all(backlog, streams):
                 continue
             paused = self._consumer.paused()
-            wanted = [held for held in wanted if held.tp not in paused]
+            wanted = [held for held in backlog + streams if held.tp not in paused]
             if not wanted or time.monotonic() < self._one_by_one_until:
                 # A member without partitions only takes part in the group while it asks.
                 await self._fetch((), timeout_ms=0)
@@ -131,15 +131,12 @@ class Pump:
                 is_all = len(wanted) == len(self._partitions.ready)
                 await self._fetch(wanted, timeout_ms=NEWS_MS if is_all else ROOM_MS)
 
-    async def _fetch_all(self, wanted: Sequence[Held]) -> int:
+    async def _fetch_all(self, backlog: Sequence[Held], streams: Sequence[Held]) -> int:
         """Fetch what there is; returns how many chunks."""
-        behind = self._behind(wanted)
         found = 0
-        for number, group in groupby(wanted, key=_number_of):
-            if number in behind:
-                found += await self._fetch_turn(list(group))
+        for _, group in groupby(backlog, key=_number_of):
+            found += await self._fetch_turn(list(group))
         # A stream is taken as it comes: turns would wait, number by number, for what is on its way.
-        streams = [held for held in wanted if held.tp.partition not in behind]
         if time.monotonic() < self._one_by_one_until:
             for held in streams:
                 found += await self._fetch([held], timeout_ms=0)
@@ -184,29 +181,29 @@ class Pump:
             self._go_back(paused)
             log.warning("cannot_let_go", reason=type(error).__name__, partitions=len(paused))
 
-    def _wanted(self) -> list[Held]:
-        """Pick the partitions to ask for: those for which their lane has room, in turns. Partitions
-        of one number have the same channels.
+    def _wanted(self) -> tuple[list[Held], list[Held]]:
+        """Pick the partitions to ask for: those with a backlog for which their lane has room, in
+        turns, as partitions of one number have the same channels; and those without.
         """
-        wanted, paused = [], self._consumer.paused()
+        backlog: list[Held] = []
+        streams: list[Held] = []
+        behind = self._behind(self._partitions.ready)
+        paused, now = self._consumer.paused(), time.monotonic()
         for lane in range(self._lanes):
-            partitions = self.of_lane(lane)
-            behind, now = self._behind(partitions), time.monotonic()
-            backlog = [held for held in partitions if held.tp.partition in behind]
-            streams = [held for held in partitions if held.tp.partition not in behind]
-            has_room = {
-                True: self._has_room(backlog, BACKLOG_SHARE),
-                False: self._has_room(streams, STREAM_SHARE),
-            }
-            following = self._next[lane]
+            following, partitions = self._next[lane], self.of_lane(lane)
             partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
-            for held in partitions:
-                may_ask = has_room[held.tp.partition in behind]
-                is_asked = may_ask and held.tp not in paused
-                held.asked_since = (held.asked_since or now) if is_asked else None
-                if may_ask and held.ask_at <= now:
-                    wanted.append(held)
-        return wanted
+            for found, is_behind, share in (
+                (backlog, True, BACKLOG_SHARE),
+                (streams, False, STREAM_SHARE),
+            ):
+                own = [held for held in partitions if (held.tp.partition in behind) == is_behind]
+                has_room = self._has_room(own, share)
+                for held in own:
+                    is_asked = has_room and held.tp not in paused
+                    held.asked_since = (held.asked_since or now) if is_asked else None
+                if has_room:
+                    found += [held for held in own if held.ask_at <= now]
+        return backlog, streams
 
     def _has_room(self, partitions: Sequence[Held], share: float) -> bool:
         """Say whether less waits of some partitions than a share of a batch."""

@@ -11,7 +11,7 @@ from metering.catalog import shipped_catalog
 from metering.storage import account_store
 from metering.storage.database import driver_of, transaction
 from tests.builders import arriving, contacts, purchased, registered, workflow
-from tests.replaying import Reader, fresh_books
+from tests.replaying import GROUP, Reader, fresh_books
 
 CHANNELS = [f"c-{number}" for number in range(6)]
 
@@ -57,6 +57,27 @@ async def test_no_more_accounts_are_kept_than_there_is_room_for(database_url, ke
 
     assert max(kept[-3:]) <= 2
     assert without == with_room
+
+
+async def test_batches_make_room_for_themselves(fresh_database_url, monkeypatch):
+    """With batches of two records there is room for an account beside those of three lanes, with
+    batches of ten there is none.
+    """
+    now = instant_from("2024-01-04T12:00:00Z")
+    batch = 2 * account_cache.RECORD_BYTES + account_cache.CHANNEL_BYTES
+    monkeypatch.setattr(account_cache, "ALL_BYTES_MAX", 3 * batch + 16_000)
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        reader.meter = meter.Meter(engine, reader.catalog, reader._decode, group=GROUP, lanes=3)
+        await reader.claim()
+        await reader.read([registered("2024-01-03")], now=now)
+        used = [workflow("2024-01-04", number) for number in range(1, 13)]
+        kept = []
+        for lines in (used[:2], used[2:]):
+            await reader.read(lines, now=now)
+            kept.append(len(reader.meter._accounts))
+
+    assert kept == [1, 0]
 
 
 async def test_an_account_that_is_loaded_is_left_as_it_was_saved(fresh_database_url, monkeypatch):
