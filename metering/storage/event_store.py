@@ -207,7 +207,6 @@ async def commands_among(
     found = set()
     for channel, digests in await driver.fetch(_COMMANDS, as_json(channels)):
         for at in range(0, len(digests), DIGEST_BYTES):
-            # To put a key together for each took ten times as long.
             digest = digests[at : at + DIGEST_BYTES]
             if digest in claimants:
                 found.add((channel, digest))
