@@ -41,7 +41,8 @@ demo: setup
 	$(BIN)/lotmeter demo $(ARGS)
 
 # On a core each; a file stays together, as its tests share what it starts. Each core has its own servers.
-SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# In the order of their names: by the number of their tests, files of few but long ones would come last.
+SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: setup
 	$(BIN)/pytest $(SPREAD) $(ARGS)
 
