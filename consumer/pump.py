@@ -288,7 +288,7 @@ class Pump:
             position = await self._consumer.position(held.tp)
             if position > held.fetched_to:
                 records = found.get(held.tp, [])
-                size = sum(map(_size_of, records))
+                size = _size_of(records)
                 self._chunks += 1
                 held.chunks.append(Chunk(records, position, size, self._chunks))
                 held.fetched_to = position
@@ -350,7 +350,9 @@ def _is_about_records(error: Exception) -> bool:
     return isinstance(error, CorruptRecordException) or not isinstance(error, KafkaError)
 
 
-def _size_of(record: ConsumerRecord[bytes, bytes]) -> int:
-    """Say what a record weighs in memory, roughly."""
-    headers = sum([len(value or b"") for _, value in record.headers]) if record.headers else 0
-    return RECORD_BYTES + len(record.value or b"") + headers
+def _size_of(records: Sequence[ConsumerRecord[bytes, bytes]]) -> int:
+    """Say what records weigh in memory, roughly."""
+    values = sum([len(record.value) for record in records if record.value])
+    with_headers = [record.headers for record in records if record.headers]
+    headers = sum([len(value or b"") for each in with_headers for _, value in each])
+    return RECORD_BYTES * len(records) + values + headers

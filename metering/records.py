@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from metering.batches import Work
     from metering.catalog import Catalog
-    from metering.intake import Message
     from metering.storage.event_rows import EventRows
 
 # A command may be about any open day: it stands for an instant before all of them.
 ALL_DAYS = 0
+
+NO_MONTH = -1
 
 
 def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
@@ -31,8 +32,10 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
     Records that come too early or too late need no identity: they are rejected in their turn.
     """
     ahead, horizon = catalog.rules.ahead, catalog.rules.horizon
+    # Looked up once: a batch at work is no compiled class.
     readable, claims, claimants = work.readable, work.claims, work.claimants
-    commands, oldest = work.commands, work.oldest
+    commands, oldest, places = work.commands, work.oldest, work.places
+    month, claimed = NO_MONTH, Claimed()
     for record in work.records:
         message = record.found
         if isinstance(message, Rejected):
@@ -43,7 +46,12 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
         claims.append(None)
         channel, digest = message.channel, message.digest
         at, clock, is_command = message.at, record.clock, isinstance(message, Command)
-        _list(work, message, index)
+        own = places.get(channel)
+        if own is None:
+            own = places[channel] = []
+        own.append(index)
+        if isinstance(message, Void):
+            work.targets.add((channel, message.target))
         if at > clock + ahead or (at < clock - horizon and not is_command):
             continue
         since = ALL_DAYS if is_command else at
@@ -54,25 +62,11 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
         if isinstance(message, Command):
             commands[channel, digest] = (message, record.place)
             continue
-        month, row, worth = rows.write(message, record.position, record.offset)
+        own_month, row, worth = rows.write(message, record.position, record.offset)
         claims[index], claimants[digest] = worth, index
-        claimed = work.claimed.get(month)
-        if claimed is None:
-            claimed = work.claimed[month] = Claimed()
-        claimed.channels.append(channel)
-        claimed.digests.append(digest)
-        claimed.rows.append(row)
-
-
-def _list(work: Work, message: Message, index: int) -> None:
-    """List a readable record with its channel, and what it takes back."""
-    own = work.places.get(message.channel)
-    if own is None:
-        work.places[message.channel] = [index]
-    else:
-        own.append(index)
-    if isinstance(message, Void):
-        work.targets.add((message.channel, message.target))
+        if own_month != month:
+            month, claimed = own_month, work.claimed.setdefault(own_month, Claimed())
+        claimed.add(channel, digest, row)
 
 
 def take_in(work: Work, places: Sequence[int]) -> None:
@@ -85,8 +79,9 @@ def take_in(work: Work, places: Sequence[int]) -> None:
         for account in accounts.values():
             if taking.is_behind(account):
                 taking.catch_up(account.channel, 0)
+    readable, claims = work.readable, work.claims
     for index in places:
-        record, worth = work.readable[index], work.claims[index]
+        record, worth = readable[index], claims[index]
         message = record.found
         assert not isinstance(message, Rejected)
         if (

@@ -7,6 +7,7 @@ Of most events all but the middle is known: channels and prices come again and a
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,28 @@ class Claimed:
     def __init__(self) -> None:
         self.channels: list[str] = []
         self.digests: list[bytes] = []
-        self.rows: list[bytes] = []  # As they will stand; let go once they are written.
+        # As they will stand, channel by channel; let go once they are written.
+        self._rows: dict[str, list[bytes]] = {}
+
+    def add(self, channel: str, digest: bytes, row: bytes) -> None:
+        """Claim an event, with its row."""
+        self.channels.append(channel)
+        self.digests.append(digest)
+        own = self._rows.get(channel)
+        if own is None:
+            own = self._rows[channel] = []
+        own.append(row)
+
+    def take_rows(self) -> list[bytes]:
+        """Take the rows in one fixed order: by the length of the channel's name, by that name, and
+        by digest. All begin with these.
+        """
+        rows, self._rows = list(self._rows.values()), {}
+        # Each channel by itself: to sort all at once took twice as long.
+        for own in rows:
+            own.sort()
+        rows.sort()
+        return list(chain.from_iterable(rows))
 
 
 # What is known of channels, and of contents and days, is forgotten once it is so much.

@@ -137,8 +137,7 @@ async def _copy(driver: Any, table: str, claimed: Mapping[int, Claimed]) -> str:
     async def written() -> AsyncIterator[bytes]:
         yield HEAD
         for month in sorted(claimed):
-            rows = claimed[month].rows
-            rows.sort()
+            rows = claimed[month].take_rows()
             for at in range(0, len(rows), _SENT_ROWS):
                 yield b"".join(rows[at : at + _SENT_ROWS])
             rows.clear()

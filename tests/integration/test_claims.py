@@ -93,7 +93,7 @@ async def held(url, reader, built):
         record = reader.batch_of([built]).records[0]
         month, row, _ = EventRows(reader.catalog).write(record.found, *record.place)
         claimed = Claimed()
-        claimed.rows.append(row)
+        claimed.add(record.found.channel, record.found.digest, row)
         await event_store.claim_events(connection, {month: claimed}, expect_known=False)
         yield
         await transaction.rollback()

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from consumer import service
+from consumer.settings import Settings
 from tests.members import a_member, a_process, ask, becomes_true, line_with, read_all
 
 CHANNELS = 20
@@ -176,3 +178,25 @@ async def test_a_process_without_kafka_says_so(environ, books):
 
     assert process.returncode == 1
     assert "no broker answers at 127.0.0.1:1" in errors.decode()
+
+
+async def test_the_client_does_not_wait_for_long_before_it_fetches_more(environ, send):
+    topic = environ["LOTMETER_USAGE_TOPICS"].split(",")[0]
+    await send(topic, workflows("a", 20))
+    consumer = service._consumer(Settings.from_environ(environ))
+    consumer.subscribe([topic])
+    async with service._membership(consumer, asyncio.Event()):
+        client = consumer._fetcher
+        for partition in await becomes_assigned(consumer):
+            consumer.seek(partition, 0)
+        await becomes_true(lambda: as_found(client._records))
+        assert {held._backoff for held in client._records.values()} == {service.HOLDING_SECONDS}
+
+
+async def becomes_assigned(consumer):
+    await becomes_true(lambda: as_found(consumer.assignment()))
+    return consumer.assignment()
+
+
+async def as_found(what):
+    return bool(what)
