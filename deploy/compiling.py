@@ -22,8 +22,8 @@ MODULES = (
     "metering/tallies", "metering/accounts", "metering/booked", "metering/settlement",
     "metering/notices", "metering/prices", "metering/lifecycle", "metering/due",
     "metering/statements", "metering/intake", "metering/storage/event_rows", "metering/records",
-    "metering/storage/account_store", "metering/storage/daybook",
-    "metering/storage/ledger_store", "consumer/readers",
+    "metering/batches", "metering/claims", "metering/storage/account_store",
+    "metering/storage/daybook", "metering/storage/ledger_store", "consumer/readers",
 )  # fmt: skip
 
 

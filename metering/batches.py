@@ -5,6 +5,7 @@ came to.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence  # noqa: TC003  # Named tuples need it once they are compiled.
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,9 +15,10 @@ from metering.events import Count, Reading
 from metering.intake import Headers, Identity, Place, Record
 from metering.storage import account_store, event_store, ledger_store, parked_store
 from metering.storage.outbox_store import Draft
+from metering.storage.position_store import Slice  # noqa: TC001  # So does it.
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, KeysView, Sequence
+    from collections.abc import Callable, Iterator, KeysView
 
     from metering.accounts import Account
     from metering.catalog import Catalog
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from metering.intake import Intake, Message, Parked
     from metering.storage.event_rows import Claimed
     from metering.storage.event_store import Key
-    from metering.storage.position_store import Slice
 
 
 class Batch(NamedTuple):

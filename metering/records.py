@@ -32,7 +32,6 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
     Records that come too early or too late need no identity: they are rejected in their turn.
     """
     ahead, horizon = catalog.rules.ahead, catalog.rules.horizon
-    # Looked up once: a batch at work is no compiled class.
     readable, claims, claimants = work.readable, work.claims, work.claimants
     commands, oldest, places = work.commands, work.oldest, work.places
     month, claimed = NO_MONTH, Claimed()
