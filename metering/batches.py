@@ -97,9 +97,9 @@ class Work:
     ) -> None:
         self.records = records
         self.slices = slices
-        self._are_placed = False
         self.taking: Intake | None = None
         self.readable: list[Record] = []  # Events and commands that come in time, or nearly …
+        self.messages: list[Message] = []  # … what each of them says …
         self.unreadable: list[Record] = []  # … and what was rejected before it came here.
         # Where the readable records of each channel stand among them, in their order.
         self.places: dict[str, list[int]] = {}
@@ -127,7 +127,7 @@ class Work:
         self.changes = account_store.Changes(catalog)
         self.drafts: list[Draft] = []
         self._receipt = Receipt()
-        self.originals: dict[Place, Record] = {}  # Of records that waited.
+        self.originals: dict[Place, Record] = {}  # Of records that waited, or were looked for.
         self.waited: dict[Key, set[int]] = {}  # The months of events that waited.
         # The number of a partition in its topic, and the topic, by the number in the books.
         self.partitions = {part.claim.number: part.claim.partition.partition for part in slices}
@@ -200,10 +200,12 @@ class Work:
         for claimed in self.claimed.values():
             yield from zip(claimed.channels, claimed.digests, strict=True)
 
-    def met(self) -> set[bytes]:
-        """List the events of this batch of which something was known before: mostly none."""
+    def met(self) -> set[int]:
+        """List the readable records that claim events of which something was known before: mostly
+        none.
+        """
         met = chain(self.intake.identities, self.not_claimed)
-        return {digest for _, digest in met if digest in self.claimants}
+        return {self.claimants[digest] for _, digest in met if digest in self.claimants}
 
     def recall(self, key: Key, *, before: int) -> None:
         """Make an event known by its identity that came before in this batch and was counted
@@ -212,12 +214,11 @@ class Work:
         place = self.claimants.get(key[1], before)
         if place >= before or key in self.special or key in self.intake.identities:
             return
-        record, worth = self.readable[place], self.claims[place]
-        message = record.found
+        message, worth = self.messages[place], self.claims[place]
         assert isinstance(message, Count | Reading)
         assert worth is not None
         self.intake.identities[key] = Identity(
-            message, message.content, record.place, "applied", message.at,
+            message, message.content, self.readable[place].place, "applied", message.at,
             message.product, worth.kind, worth.quantity, worth.messages,
             is_countable=isinstance(message, Count),
         )  # fmt: skip
@@ -242,9 +243,7 @@ class Work:
 
     def month_of(self, key: Key) -> int:
         """Tell in which month an event is claimed."""
-        message = self.readable[self.claimants[key[1]]].found
-        assert not isinstance(message, Rejected)
-        return event_store.month_of(message.at)
+        return event_store.month_of(self.messages[self.claimants[key[1]]].at)
 
     def months_of(self, key: Key) -> set[int]:
         """Tell in which months the record of an event may stand that is to be forgotten."""
@@ -253,7 +252,7 @@ class Work:
 
     def waiting(self, parked: Parked) -> parked_store.Waiting:
         """Write a record that waits, with its original bytes."""
-        record = self._record_at(parked.arrival.place)
+        record = self._record_at(parked.arrival.place, parked.arrival.message.channel)
         assert record.value is not None
         return parked_store.Waiting(
             record.place,
@@ -289,7 +288,7 @@ class Work:
 
     def dead_letter(self, reject: ledger_store.Reject) -> Draft:
         """Write a rejected record as it came, with where it came from and what is wrong with it."""
-        record = self._record_at(reject.place)
+        record = self._record_at(reject.place, reject.channel)
         added = (
             ("lotmeter-reason", reject.reason.encode()),
             ("lotmeter-detail", reject.detail.encode()),
@@ -345,8 +344,12 @@ class Work:
                 receipt.taken_up[outcome.kind] += 1
         return receipt
 
-    def _record_at(self, place: Place) -> Record:
-        if not self._are_placed:
-            self._are_placed = True
-            self.originals.update((record.place, record) for record in self.records)
+    def _record_at(self, place: Place, channel: str | None) -> Record:
+        if place in self.originals:
+            return self.originals[place]
+        # A batch is large, and few of its records are looked for: only those it could be.
+        among = self.unreadable
+        if channel is not None:
+            among = [self.readable[number] for number in self.places[channel]]
+        self.originals.update((record.place, record) for record in among)
         return self.originals[place]

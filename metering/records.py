@@ -32,7 +32,9 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
     Records that come too early or too late need no identity: they are rejected in their turn.
     """
     ahead, horizon = catalog.rules.ahead, catalog.rules.horizon
-    readable, claims, claimants = work.readable, work.claims, work.claimants
+    readable, messages, claims, claimants = (
+        work.readable, work.messages, work.claims, work.claimants
+    )  # fmt: skip
     commands, oldest, places = work.commands, work.oldest, work.places
     month, claimed = NO_MONTH, Claimed()
     for record in work.records:
@@ -42,6 +44,7 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
             continue
         index = len(readable)
         readable.append(record)
+        messages.append(message)
         claims.append(None)
         channel, digest = message.channel, message.digest
         at, clock, is_command = message.at, record.clock, isinstance(message, Command)
@@ -78,15 +81,13 @@ def take_in(work: Work, places: Sequence[int]) -> None:
         for account in accounts.values():
             if taking.is_behind(account):
                 taking.catch_up(account.channel, 0)
-    readable, claims = work.readable, work.claims
+    messages, claims = work.messages, work.claims
     for index in places:
-        record, worth = readable[index], claims[index]
-        message = record.found
-        assert not isinstance(message, Rejected)
+        message, worth = messages[index], claims[index]
         if (
             worth is not None
             and is_batch
-            and message.digest not in met
+            and index not in met
             and taking.take_plain(message, worth)
         ):
             continue
@@ -98,6 +99,7 @@ def take_in(work: Work, places: Sequence[int]) -> None:
         # Only by the record that claims it: another one of this name may be rejected.
         if worth is not None:
             work.special.add(key)
+        record = work.readable[index]
         if not is_batch:
             # With clocks of their own, what is due by a record's clock happens before it.
             taking.catch_up(message.channel, record.clock)
