@@ -36,7 +36,7 @@ from consumer.readers import decoder_for
 from consumer.relay import Relay
 from consumer.retention import Retention
 from consumer.settings import BadSettings
-from consumer.unpacking import bound_unpacking
+from consumer.unpacking import as_unpacked, bound_unpacking, unpack_once
 from consumer.watchdogs import Stuck, Watchdogs, watching_the_loop
 from metering import settlement
 from metering.errors import BadCatalog
@@ -223,10 +223,12 @@ async def _cluster_id(settings: Settings) -> str:
 
 def _consumer(settings: Settings) -> AIOKafkaConsumer:
     bound_unpacking()
+    unpack_once()
     session_ms = settings.session_timeout_seconds * 1_000
     return AIOKafkaConsumer(
         **kafka_options(settings),
         group_id=settings.group,
+        key_deserializer=as_unpacked,
         # Where to read is for the books to say; Kafka's word is for tools that show lag.
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -1,7 +1,9 @@
-"""How much a compressed batch may become: the client itself knows no limit.
+"""How the client unpacks what it fetched: never more than there is room for, and no record twice.
 
 A batch of twelve kilobytes can hold hundreds of megabytes, and the broker only looks at what is on
-the wire. The client's own decoders are put aside for ones that stop.
+the wire: the client itself knows no limit. Its own decoders are put aside for ones that stop. And
+it makes another object, of eleven attributes, of each record that it has unpacked: a member's gives
+out the record itself.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import cramjam
 from aiokafka import codec
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record import default_records, legacy_records
 from aiokafka.record._crecords import default_records as compiled_default
 from aiokafka.record._crecords import legacy_records as compiled_legacy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aiokafka import TopicPartition
 
 # Texts like ours become ten times smaller, so a batch as large as its topic takes has room here.
 UNPACKED_BYTES_MAX = 64 << 20
@@ -124,3 +129,25 @@ def bound_unpacking() -> None:
             # Older formats do not know every codec.
             if hasattr(module, name):
                 setattr(module, name, decode)
+
+
+def as_unpacked(key: bytes | None) -> bytes | None:
+    """Mark a client, as what reads its keys, that is to give out records as they were unpacked:
+    with `offset`, `timestamp`, `key`, `value` and `headers`, and without topic and partition. It
+    takes a twentieth less of a member's time.
+    """
+    return key
+
+
+# Pinned, and a test holds it.
+_make_record: Callable[..., object] = PartitionRecords._consumer_record  # noqa: SLF001
+
+
+def _record_of(unpacked: PartitionRecords, tp: TopicPartition, record: object) -> object:
+    is_marked = unpacked._key_deserializer is as_unpacked  # noqa: SLF001
+    return record if is_marked else _make_record(unpacked, tp, record)
+
+
+def unpack_once() -> None:
+    """Have clients that are marked give out records as they were unpacked; no others."""
+    PartitionRecords._consumer_record = _record_of  # type: ignore[method-assign]  # noqa: SLF001

@@ -5,16 +5,20 @@ import struct
 
 import cramjam
 import pytest
-from aiokafka import codec
-from aiokafka.record import _crecords, default_records
+from aiokafka import ConsumerRecord, TopicPartition, codec
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.record import _crecords, default_records, legacy_records
 from aiokafka.record._crecords import default_records as compiled
+from aiokafka.record.memory_records import MemoryRecords
 
 from consumer import unpacking
 from consumer.unpacking import (
     UnpackedTooLarge,
+    as_unpacked,
     bound_unpacking,
     gunzip,
     unlz4,
+    unpack_once,
     unsnappy,
     unzstd,
 )
@@ -120,3 +124,40 @@ def test_the_client_unpacks_a_bomb_no_further_than_the_limit(kind):
         unpacked()
     # Python's own way, where nothing was compiled.
     assert default_records.zstd_decode is unzstd
+
+
+def a_record_of_today():
+    builder = default_records.DefaultRecordBatchBuilder(
+        magic=2, compression_type=0, is_transactional=False,
+        producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=10_000,
+    )  # fmt: skip
+    builder.append(0, 5, b"k", b"v", [("a", b"1")])
+    return bytes(builder.build()), [("a", b"1")]
+
+
+def a_record_of_old():
+    builder = legacy_records.LegacyRecordBatchBuilder(
+        magic=1, compression_type=0, batch_size=10_000
+    )
+    builder.append(0, 5, b"k", b"v")
+    return bytes(builder.build()), []
+
+
+@pytest.mark.parametrize("pack", [a_record_of_today, a_record_of_old])
+def test_a_members_client_gives_out_what_it_unpacked_and_another_what_it_always_did(pack):
+    unpack_once()
+    packed, headers = pack()
+
+    def unpacked(key_deserializer):
+        return PartitionRecords(
+            TopicPartition("t", 0), MemoryRecords(packed), [], 0, key_deserializer, None,
+            check_crcs=True, isolation_level=READ_COMMITTED,
+        )  # fmt: skip
+
+    [ours], [others] = unpacked(as_unpacked), unpacked(None)
+
+    assert not isinstance(ours, ConsumerRecord)
+    assert isinstance(others, ConsumerRecord)
+    for record in (ours, others):
+        found = record.offset, record.timestamp, record.key, record.value, list(record.headers)
+        assert found == (0, 5, b"k", b"v", headers)
