@@ -68,9 +68,10 @@ async def take(
         .limit(messages_max)
         .with_for_update(skip_locked=True)
     )
+    # By place: by name it took a hundredth of a member's time.
     return [
-        OutboxMessage(row.number, row.destination, row.key, row.value, unpack_headers(row.headers))
-        for row in rows
+        OutboxMessage(number, destination, key, value, unpack_headers(headers))
+        for number, destination, key, value, headers in rows
     ]
 
 
