@@ -1,9 +1,11 @@
 """Rows of events are put together from what is known of their channels and contents."""
 
+import random
+
 from metering.catalog import shipped_catalog
 from metering.events import Count, Reading, Tariff, Void
 from metering.storage import event_rows
-from metering.storage.event_rows import DAY, EventRows
+from metering.storage.event_rows import DAY, Claimed, EventRows
 
 CATALOG = shipped_catalog()
 FEW = 7
@@ -52,3 +54,16 @@ def test_a_reading_is_not_taken_for_the_one_of_another_person():
     )
 
     assert rows.write(first, 3, 5) != rows.write(second, 3, 5)
+
+
+def test_rows_are_taken_in_the_order_in_which_every_batch_claims_them():
+    draw, rows, claimed, written = random.Random(4), EventRows(CATALOG), Claimed(), []
+    channels = ["c-10", "c-9", "c-é", "c-z", "b-100"]
+    for _ in range(200):
+        channel, digest = draw.choice(channels), draw.randbytes(16)
+        _, row, _ = rows.write(Count(channel, digest, b"c" * 16, DAY, "workflow", 1, None), 3, 5)
+        claimed.add(channel, digest, row)
+        written.append((len(channel.encode()), channel.encode(), digest, row))
+
+    assert claimed.take_rows() == [row for *_, row in sorted(written)]
+    assert claimed.take_rows() == []
