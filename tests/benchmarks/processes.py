@@ -56,7 +56,7 @@ def memory_bytes(root: int) -> int:
 
 def peak_bytes(process: int) -> int:
     """Tell the most memory that a single process has had."""
-    return _sizes(process).get("VmHWM", 0)
+    return _sizes(process)["VmHWM"]
 
 
 @dataclass
