@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 import orjson
@@ -20,7 +20,7 @@ Fields: TypeAlias = dict[str, Any]
 Headers: TypeAlias = "Sequence[tuple[str, bytes | None]]"
 
 # Looked at before anything else, so that nobody makes us parse megabytes.
-VALUE_BYTES_MAX = 65_536
+VALUE_BYTES_MAX: Final = 65_536
 
 # In code points. Names and ids become keys of indexes.
 TEXT_LENGTH_MAX = 255

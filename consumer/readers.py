@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
     from metering.meter import Decode
 
 # What data was found to mean is kept, as most data has been seen before: `{"actions": 1}`.
-MEANINGS_MAX = 20_000
-MEANT_BYTES_MAX = 200
+MEANINGS_MAX: Final = 20_000
+MEANT_BYTES_MAX: Final = 200
 
 CHANNELS_MAX = 20_000
 
-# A time is put together from parts that come again and again. One table of all seconds with their
-# thousandths had 60,000 to learn, and with microseconds it never had learned them.
-PARTS_MAX = 10_000
-_SECOND, _FRACTION, _END = len("2024-01-01T00:00:"), len("2024-01-01T00:00:00"), 23
-_SECONDS = {f"{second:02}": 1_000_000 * second for second in range(60)}
-_THOUSANDTHS = {f".{thousandth:03}": 1_000 * thousandth for thousandth in range(1_000)}
+# Days and zones of times are kept: they come again and again.
+PARTS_MAX: Final = 10_000
+# Where the parts of a time begin: `2026-11-28T09:30:15.250118+09:00`.
+_HOUR: Final = 11
+_MINUTE: Final = 14
+_SECOND: Final = 17
+_FRACTION: Final = 19
+_TEN: Final = 10
 # Far enough within the calendar for any offset.
-_USUAL_INSTANTS = range(100 * 366 * 86_400 * 1_000_000)
+_USUAL_INSTANTS: Final = range(100 * 366 * 86_400 * 1_000_000)
 
-_BACKSLASH = ord("\\")
+_BACKSLASH: Final = ord("\\")
 
 
 def decoder_for(
@@ -132,36 +134,64 @@ def _meaning_in(message: Count | Reading) -> Meaning:
 
 
 class _Instants:
-    """Reads times by their parts: `2026-11-28T09:30:` `15` `.250` `Z`, or `.250` `118+09:00`."""
+    """Reads times digit by digit: to look their parts up in tables took twice as long."""
 
     def __init__(self) -> None:
-        self._minutes: dict[str, int] = {}
-        self._zones: dict[str, int] = {}  # Behind a whole second …
-        self._ends: dict[str, int] = {}  # … and behind a thousandth, with more digits or without.
+        self._days: dict[str, int] = {}
+        self._zones: dict[str, int] = {}  # How far a time there is ahead of the same one in UTC.
 
     def of(self, text: str) -> int | None:
         """Read an RFC 3339 time; None where it is none, or an unusual one."""
-        try:
-            second = self._minutes[text[:_SECOND]] + _SECONDS[text[_SECOND:_FRACTION]]
-            if text[_FRACTION:_END] in _THOUSANDTHS:
-                return second + _THOUSANDTHS[text[_FRACTION:_END]] + self._ends[text[_END:]]
-            return second + self._zones[text[_FRACTION:]]
-        except KeyError:
+        begins = self._days.get(text[:_HOUR])
+        if begins is None or len(text) <= _FRACTION or text[13] != ":" or text[16] != ":":
             return self._learn(text)
+        hour, minute = _two_digits(text, _HOUR, 24), _two_digits(text, _MINUTE, 60)
+        second = _two_digits(text, _SECOND, 60)
+        if hour < 0 or minute < 0 or second < 0:
+            return None
+        instant = begins + 1_000_000 * (3_600 * hour + 60 * minute + second)
+        at = _FRACTION
+        if text[at] == ".":
+            worth = 100_000
+            while (digit := _digit(text, at + 1)) >= 0:
+                # Digits beyond microseconds are worth nothing.
+                instant += worth * digit
+                worth //= 10
+                at += 1
+            if at == _FRACTION:
+                return None
+            at += 1
+        zone = self._zones.get(text[at:])
+        return self._learn(text) if zone is None else instant + zone
 
     def _learn(self, text: str) -> int | None:
-        minute = text[:_SECOND]
-        instant, begins = instant_from(text), instant_from(minute + "00Z")
+        """Read a time that has an unknown day or zone, and keep what these are."""
+        day = text[:_HOUR]
+        instant, begins = instant_from(text), instant_from(f"{day}00:00:00Z")
         if instant is None or begins is None or begins not in _USUAL_INSTANTS:
             return None
-        rest = instant - begins - _SECONDS[text[_SECOND:_FRACTION]]
-        thousandth = _THOUSANDTHS.get(text[_FRACTION:_END])
-        _remember(self._minutes, minute, begins)
-        if thousandth is None:
-            _remember(self._zones, text[_FRACTION:], rest)
-        else:
-            _remember(self._ends, text[_END:], rest - thousandth)
+        zone = text[-1:] if text[-1] in "Zz" else text[-len("+00:00") :]
+        here, there = instant_from(f"{day}12:00:00Z"), instant_from(f"{day}12:00:00{zone}")
+        assert here is not None
+        assert there is not None
+        _remember(self._days, day, begins)
+        _remember(self._zones, zone, there - here)
         return instant
+
+
+def _two_digits(text: str, at: int, limit: int) -> int:
+    """Read a number of two digits below a limit; -1 where there is none."""
+    tens, ones = _digit(text, at), _digit(text, at + 1)
+    number = _TEN * tens + ones
+    return number if tens >= 0 and ones >= 0 and number < limit else -1
+
+
+def _digit(text: str, at: int) -> int:
+    """Read a digit; -1 where there is none."""
+    if at >= len(text):
+        return -1
+    digit = ord(text[at]) - ord("0")
+    return digit if 0 <= digit < _TEN else -1
 
 
 def _remember(known: dict[str, int], part: str, value: int) -> None:
