@@ -9,24 +9,25 @@ from __future__ import annotations
 from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-MONTHS_OF_A_LOT = 12
-SECOND = 1_000_000
-HOUR = 3600 * SECOND
+MONTHS_OF_A_LOT: Final = 12
+SECOND: Final = 1_000_000
+HOUR: Final = 3600 * SECOND
 
 # The billing day that stands for the last day of every month.
-END_OF_MONTH = 31
+END_OF_MONTH: Final = 31
 
-ONE_DAY = timedelta(days=1)
+ONE_DAY: Final = timedelta(days=1)
 
 # Files that lie among the zones: what this machine happens to be set to, and placeholders.
-_NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
+_NO_ZONES: Final = frozenset({"localtime", "posixrules", "Factory"})
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Clocks change at quarters of an hour, so one look at the zone serves a whole quarter.
-_QUARTER = 900 * SECOND
+_QUARTER: Final = 900 * SECOND
 
 
 def instant_of(moment: datetime) -> int:
@@ -56,9 +57,21 @@ def _day_of_quarter(quarter: int, zone: str) -> date:
     return moment_of(quarter * _QUARTER).astimezone(zone_named(zone)).date()
 
 
+# Of each zone the day that was looked for last: from when, until when, and which.
+_last_days: Final[dict[str, tuple[int, int, date]]] = {}
+
+
 def day_of(instant: int, zone: str) -> date:
     """Say on which day of the zone an instant falls."""
-    return _day_of_quarter(instant // _QUARTER, zone)
+    last = _last_days.get(zone)
+    if last is not None and last[0] <= instant < last[1]:
+        return last[2]
+    day = _day_of_quarter(instant // _QUARTER, zone)
+    begins, ends = first_instant(day, zone), first_instant(day + ONE_DAY, zone)
+    # Where the clocks are moved a day is shorter or longer, and may come in two pieces.
+    if ends - begins == 24 * HOUR and begins <= instant < ends:
+        _last_days[zone] = begins, ends, day
+    return day
 
 
 @lru_cache(maxsize=65_536)

@@ -158,6 +158,18 @@ def test_one_look_at_the_zone_serves_a_quarter_of_an_hour():
 
 
 @pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("year", [2010, 2011, 2024])
+def test_an_instant_is_of_the_same_day_whatever_was_looked_for_before(zone, year):
+    # In 2010 a day came in two pieces: in St. John's clocks went back at a minute past midnight.
+    first, last = at(f"{year}-01-01T00:00:00Z"), at(f"{year + 1}-01-01T00:00:00Z")
+    instants = [instant + 1 for instant in range(first, last, HOUR // 4)]
+    alone = [_day_of_quarter(instant // (HOUR // 4), zone) for instant in instants]
+
+    assert [day_of(instant, zone) for instant in instants] == alone
+    assert [day_of(instant, zone) for instant in reversed(instants)] == alone[::-1]
+
+
+@pytest.mark.parametrize("zone", ZONES)
 def test_every_day_of_some_years_begins_where_the_day_before_ends(zone):
     day = date(2022, 1, 1)
     while day < date(2028, 1, 1):
