@@ -57,6 +57,10 @@ CROSS JOIN LATERAL (
 ) AS found
 """
 _MET = f"SELECT found.* FROM {_THESE.format(table='event', more=' AND known.month = $3')}"
+_MONTHS = """
+SELECT month FROM unnest($1::smallint[]) AS months (month)
+WHERE to_regclass(format('event_%s', month)) IS NOT NULL
+"""
 _MET_COMMANDS = f"SELECT found.channel, found.digest FROM {_THESE.format(table='command', more='')}"
 _COMMANDS = f"""
 SELECT channel, string_agg(digest, '') FROM command WHERE {OF_THESE} GROUP BY channel
@@ -192,10 +196,12 @@ async def met_in_other_months(
     given.
     """
     met = {}
-    for month in months:
+    wanted = [month for month in months if claimed.keys() - {month}]
+    # A database has no table of the months before its first.
+    in_use = await driver.fetch(_MONTHS, wanted) if wanted else ()
+    for month in [row["month"] for row in in_use]:
         of_others = [events for own, events in claimed.items() if own != month]
-        if of_others:
-            met.update(_identities(await driver.fetch(_MET, *_as_these(of_others), month)))
+        met.update(_identities(await driver.fetch(_MET, *_as_these(of_others), month)))
     return met
 
 

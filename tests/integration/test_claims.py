@@ -226,3 +226,20 @@ async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fre
     conditions = [line for (line,) in plan if "Index Cond" in line]
     assert conditions
     assert all("digest = " in line for line in conditions)
+
+
+async def test_no_identity_is_looked_for_in_a_month_that_has_no_table(reader, monkeypatch):
+    asked = []
+    lists_identities = event_store._as_these
+
+    def noting(claimed):
+        asked.append(len(claimed))
+        return lists_identities(claimed)
+
+    monkeypatch.setattr(event_store, "_as_these", noting)
+
+    await reader.read([used("x-1")], now=NOW)
+    assert asked == []
+    # The horizon of the next one reaches into that month.
+    await reader.read([used("y-1", "2024-02-02")], now=NOW)
+    assert asked == [1]
