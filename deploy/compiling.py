@@ -15,14 +15,16 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+# Their constants are `Final`: any other one is looked up by its name each time it is used.
+#
 # What each record goes through, from its bytes to its row, and usage to the books. What checks the
 # books stays as it is written, and so does what tests put failures into.
 MODULES = (
-    "metering/quantities", "metering/periods", "metering/events", "metering/lots",
-    "metering/tallies", "metering/accounts", "metering/booked", "metering/settlement",
-    "metering/notices", "metering/prices", "metering/lifecycle", "metering/due",
-    "metering/statements", "metering/intake", "metering/storage/event_rows", "metering/records",
-    "metering/batches", "metering/claims", "metering/storage/account_store",
+    "metering/quantities", "metering/periods", "metering/events", "metering/commands",
+    "metering/lots", "metering/tallies", "metering/accounts", "metering/booked",
+    "metering/settlement", "metering/notices", "metering/prices", "metering/lifecycle",
+    "metering/due", "metering/statements", "metering/intake", "metering/storage/event_rows",
+    "metering/records", "metering/batches", "metering/claims", "metering/storage/account_store",
     "metering/storage/daybook", "metering/storage/ledger_store", "consumer/readers",
 )  # fmt: skip
 

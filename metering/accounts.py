@@ -8,7 +8,7 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from metering.catalog import PRODUCTS
 from metering.lots import Burn, Lot, burn_order
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from metering.catalog import Allowance, Catalog
 
 # A window that runs when a cycle begins began at most this long before.
-LONGEST_MONTH = 31 * ONE_DAY
+LONGEST_MONTH: Final = 31 * ONE_DAY
 
 # What an account takes in memory, each of its lots, each day of a product, what was reported of
 # each person on a day, and what came of the days before.
 ACCOUNT_BYTES, LOT_BYTES, DAY_BYTES, REPORT_BYTES, EARLIER_BYTES = 2_500, 1_000, 1_600, 240, 60
 
 # Before every time that a command can have: the registration's values hold from the first day on.
-ALWAYS = -(2**63)
+ALWAYS: Final = -(2**63)
 
-NOTHING: frozenset[str] = frozenset()
+NOTHING: Final[frozenset[str]] = frozenset()
 
 ValueName = Literal["plan", "billing_day", "trial_ends_on", "limit", "renew", "quantity"]
 Value = str | int | bool | None  # A date is kept as its ISO text, a limit and a quantity in units.
@@ -78,7 +78,7 @@ class Standing(NamedTuple):
 
 
 # How days that were loaded stood: it is found when they are poured again, or on top of.
-UNKNOWN = Standing(0, 0, 0)
+UNKNOWN: Final = Standing(0, 0, 0)
 
 
 @dataclass(slots=True)

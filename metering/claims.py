@@ -5,7 +5,7 @@ the end.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from metering.commands import Command, Register
 from metering.intake import Arrival, Parked, Record
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from metering.storage.event_store import Key
 
 # To look an event up among the commands costs several times as much as to read a command.
-FEW_COMMANDS_AN_EVENT = 4
+FEW_COMMANDS_AN_EVENT: Final = 4
 
 
 async def claim(driver: Any, work: Work, *, expect_known: bool) -> None:

@@ -5,7 +5,7 @@ valid.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import date
@@ -116,7 +116,8 @@ TYPES = {
 }
 
 
-class Command(NamedTuple):
+@dataclass(slots=True)
+class Command:
     """An order with who gave it and when."""
 
     channel: str

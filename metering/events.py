@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-DIGEST_BYTES = 16
+DIGEST_BYTES: Final = 16
 
-_BLANK = blake2b(digest_size=DIGEST_BYTES)
+_BLANK: Final = blake2b(digest_size=DIGEST_BYTES)
 
 
 class Tariff(NamedTuple):

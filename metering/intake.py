@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from metering import booked, lifecycle, notices, settlement, statements
 from metering.commands import Command, Register
@@ -34,7 +34,7 @@ Message = Count | Reading | Void | Command
 Headers = tuple[tuple[str, bytes | None], ...]
 
 # Records that come an hour or two late, as many do after midnight, find the day before.
-HELD_MICROSECONDS = 2 * HOUR
+HELD_MICROSECONDS: Final = 2 * HOUR
 
 
 class Place(NamedTuple):

@@ -11,11 +11,12 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from typing import Final
 
 from metering.catalog import Product
 from metering.periods import MONTHS_OF_A_LOT, ONE_DAY, window_starts
 
-NO_WINDOWS: frozenset[int] = frozenset()
+NO_WINDOWS: Final[frozenset[int]] = frozenset()
 
 
 @dataclass(slots=True)
@@ -31,7 +32,7 @@ class Window:
 
 
 # Most months of most lots are still to come: they share this one, which nothing is booked on.
-UNTOUCHED = Window()
+UNTOUCHED: Final = Window()
 
 
 @dataclass(slots=True)

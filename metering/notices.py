@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from metering.booked import evening_before
 from metering.lifecycle import Happening
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # More than anybody uses in a day.
-QUANTITY_MAX = 2**62
+QUANTITY_MAX: Final = 2**62
 
 
 def look(account: Account, catalog: Catalog, product: str, *, today: date) -> list[Happening]:

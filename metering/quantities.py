@@ -7,14 +7,15 @@ dollars.
 from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Final
 
-THOUSAND = 1000
+THOUSAND: Final = 1000
 
 # Purchases reach 10^10 units × 12 months × prices of many decimals: never round before a cent is
 # shown.
-EXACT = Context(prec=60, rounding=ROUND_HALF_UP)
+EXACT: Final = Context(prec=60, rounding=ROUND_HALF_UP)
 
-_CENT = Decimal("0.01")
+_CENT: Final = Decimal("0.01")
 
 
 def quantity_of(units: int) -> int:

@@ -4,7 +4,7 @@ all is known that concerns it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from metering.commands import Command
 from metering.errors import Rejected
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from metering.storage.event_rows import EventRows
 
 # A command may be about any open day: it stands for an instant before all of them.
-ALL_DAYS = 0
+ALL_DAYS: Final = 0
 
-NO_MONTH = -1
+NO_MONTH: Final = -1
 
 
 def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:

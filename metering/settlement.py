@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metering.accounts import DayPour, FillKey, Fills, PourState, Tip
 from metering.booked import held_by, standing, state_before
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from metering.lots import Lot
 
 
-_INCLUDED, _POSTPAID = FillKey("included"), FillKey("postpaid")
+_INCLUDED: Final = FillKey("included")
+_POSTPAID: Final = FillKey("postpaid")
 
 
 class Entry(NamedTuple):
@@ -283,7 +284,7 @@ def _up_to_borrowed(lot: Lot, burn: Burn) -> int:
 
 
 # All lots give up to the first limit before any gives up to the second.
-_PASSES = (_up_to_minimum, _up_to_own, _up_to_carried, _up_to_borrowed)
+_PASSES: Final = (_up_to_minimum, _up_to_own, _up_to_carried, _up_to_borrowed)
 
 
 @cache

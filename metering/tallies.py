@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from metering.quantities import quantity_of
 
@@ -26,7 +26,7 @@ class Sum:
     messages: int = 0
 
 
-NO_DAYS: frozenset[date] = frozenset()
+NO_DAYS: Final[frozenset[date]] = frozenset()
 
 
 class Counts:
@@ -98,7 +98,7 @@ class PersonDay(NamedTuple):
         return None if self.last_at is None else Report(self.last_at, self.last_level)
 
 
-NO_REPORT = PersonDay()
+NO_REPORT: Final = PersonDay()
 
 
 class SoFar(NamedTuple):
@@ -110,7 +110,7 @@ class SoFar(NamedTuple):
     in_force: int
 
 
-NOTHING_SO_FAR = SoFar(0, 0)
+NOTHING_SO_FAR: Final = SoFar(0, 0)
 
 
 @lru_cache(maxsize=1_024)

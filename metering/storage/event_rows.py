@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import chain
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from metering.catalog import PRODUCTS
 from metering.events import DIGEST_BYTES, Count, Reading, Void, Worth
@@ -19,26 +19,26 @@ from metering.quantities import THOUSAND
 if TYPE_CHECKING:
     from metering.catalog import Catalog
 
-DAY = 24 * HOUR
+DAY: Final = 24 * HOUR
 
-APPLIED = 0
-VOID_CODE = 0
-CODES = {product: number for number, product in enumerate(PRODUCTS, start=1)}
+APPLIED: Final = 0
+VOID_CODE: Final = 0
+CODES: Final = {product: number for number, product in enumerate(PRODUCTS, start=1)}
 
 # What stands before and after the rows of a COPY in binary.
 HEAD, END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 
 # The columns in this order; each value but the first of them stands behind its length.
-COLUMNS = (
+COLUMNS: Final = (
     "channel", "digest", "month", "content", "at", "position", "read_at_offset", "state",
     "product", "kind", "quantity", "messages", "person", "counts_on",
 )  # fmt: skip
-_BEGINNING = Struct(">hi").pack
-_MIDDLE = Struct(f">i{DIGEST_BYTES}s ih i{DIGEST_BYTES}s iq ii iq".replace(" ", "")).pack
-_STATE_AND_PRODUCT = Struct(">ihih").pack
-_QUANTITIES = Struct(">iqii").pack
-_LENGTH = Struct(">i").pack
-_NULL = _LENGTH(-1)
+_BEGINNING: Final = Struct(">hi").pack
+_MIDDLE: Final = Struct(f">i{DIGEST_BYTES}s ih i{DIGEST_BYTES}s iq ii iq".replace(" ", "")).pack
+_STATE_AND_PRODUCT: Final = Struct(">ihih").pack
+_QUANTITIES: Final = Struct(">iqii").pack
+_LENGTH: Final = Struct(">i").pack
+_NULL: Final = _LENGTH(-1)
 
 
 class Claimed:
