@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import cramjam
 from aiokafka import codec
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.record import default_records, legacy_records
 from aiokafka.record._crecords import default_records as compiled_default
 from aiokafka.record._crecords import legacy_records as compiled_legacy
@@ -139,15 +140,34 @@ def as_unpacked(key: bytes | None) -> bytes | None:
     return key
 
 
-# Pinned, and a test holds it.
+# Pinned, and tests hold them.
 _make_record: Callable[..., object] = PartitionRecords._consumer_record  # noqa: SLF001
+_get_all: Callable[..., list[object]] = FetchResult.getall
+
+
+def _is_marked(unpacked: PartitionRecords | None) -> bool:
+    return unpacked is not None and unpacked._key_deserializer is as_unpacked  # noqa: SLF001
 
 
 def _record_of(unpacked: PartitionRecords, tp: TopicPartition, record: object) -> object:
-    is_marked = unpacked._key_deserializer is as_unpacked  # noqa: SLF001
-    return record if is_marked else _make_record(unpacked, tp, record)
+    return record if _is_marked(unpacked) else _make_record(unpacked, tp, record)
+
+
+def _all_of(result: FetchResult, max_records: int | None = None) -> list[object]:
+    """Give out all at once, at a third of the cost of one by one."""
+    unpacked = result._partition_records  # noqa: SLF001
+    if not _is_marked(unpacked):
+        return _get_all(result, max_records)
+    if not result.check_assignment(result._topic_partition):  # noqa: SLF001
+        return []
+    found = list(islice(unpacked._records_iterator, max_records))  # noqa: SLF001
+    result._update_position()  # noqa: SLF001
+    if max_records is None or len(found) < max_records:
+        result._partition_records = None  # noqa: SLF001
+    return found
 
 
 def unpack_once() -> None:
     """Have clients that are marked give out records as they were unpacked; no others."""
     PartitionRecords._consumer_record = _record_of  # type: ignore[method-assign]  # noqa: SLF001
+    FetchResult.getall = _all_of  # type: ignore[method-assign]

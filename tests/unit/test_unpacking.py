@@ -2,11 +2,12 @@
 
 import gzip
 import struct
+from types import SimpleNamespace
 
 import cramjam
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition, codec
-from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.record import _crecords, default_records, legacy_records
 from aiokafka.record._crecords import default_records as compiled
 from aiokafka.record.memory_records import MemoryRecords
@@ -161,3 +162,37 @@ def test_a_members_client_gives_out_what_it_unpacked_and_another_what_it_always_
     for record in (ours, others):
         found = record.offset, record.timestamp, record.key, record.value, list(record.headers)
         assert found == (0, 5, b"k", b"v", headers)
+
+
+@pytest.mark.parametrize("marker", [as_unpacked, None])
+def test_records_are_given_out_in_pieces_by_a_members_client_and_by_another(marker):
+    unpack_once()
+    builder = default_records.DefaultRecordBatchBuilder(
+        magic=2, compression_type=0, is_transactional=False,
+        producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=10_000,
+    )  # fmt: skip
+    for number in range(6):
+        builder.append(number, 5, b"k", b"v", [])
+    packed, tp = bytes(builder.build()), TopicPartition("t", 0)
+    state = SimpleNamespace(paused=False)
+    state.consumed_to = lambda position: setattr(state, "position", position)
+    assignment = SimpleNamespace(active=True, state_value=lambda _: state)
+
+    def fetched(from_offset):
+        state.position = from_offset
+        unpacked = PartitionRecords(
+            tp, MemoryRecords(packed), [], from_offset, marker, None,
+            check_crcs=True, isolation_level=READ_COMMITTED,
+        )  # fmt: skip
+        return FetchResult(tp, assignment=assignment, partition_records=unpacked, backoff=0)
+
+    result, pieces = fetched(1), []
+    while result.has_more():
+        pieces.append(([record.offset for record in result.getall(2)], state.position))
+    assert pieces == [([1, 2], 3), ([3, 4], 5), ([5], 6)]
+
+    assert len(fetched(1).getall()) == 5
+    # What was read is no longer where the client is.
+    moved = fetched(1)
+    state.position = 4
+    assert (moved.getall(), moved.has_more(), state.position) == ([], False, 4)
