@@ -26,9 +26,9 @@ from consumer.partitions import backoff_seconds
 from consumer.posting import OWN_HEADER
 from consumer.progress import Marker, Progress
 from consumer.pump import CHUNK_RECORDS_MAX, MEBIBYTE, Pump
-from consumer.readers import read_records
+from consumer.readers import channels_of, read_records
 from consumer.wall_clock import now_instant
-from metering.errors import Fenced, Rejected, Unavailable, let_go
+from metering.errors import Fenced, Unavailable, let_go
 from metering.meter import Batch, Slice
 
 if TYPE_CHECKING:
@@ -184,13 +184,7 @@ class Loop:
             last = chunk.records[-1] if chunk.records else None
             records_read = self._read(held, chunk)
             stretches.append(Stretch(held, chunk.to_offset, last, records_read))
-            channels.update(
-                [
-                    record.found.channel
-                    for record in records_read
-                    if not isinstance(record.found, Rejected)
-                ]
-            )
+            channels.update(channels_of(records_read))
             decoded += len(records_read)
             if decoded >= CHUNK_RECORDS_MAX:
                 # The chunks of a stream are small: a break after each took a twentieth of its time.
@@ -243,9 +237,10 @@ class Loop:
         if not parts:
             return
         slices = [self._slice(held, own) for held, own in parts.items()]
-        records = [
-            record for stretch in stretches if stretch.held in parts for record in stretch.records
-        ]
+        records: list[Record] = []
+        for stretch in stretches:
+            if stretch.held in parts:
+                records += stretch.records
         receipt = await _to_its_end(self._meter.record(Batch(slices, records), now=now_instant()))
 
         # The books stand: only now is it safe to go on.

@@ -20,6 +20,7 @@ from aiokafka.errors import (
 )
 
 from consumer.partitions import Chunk
+from consumer.readers import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,9 +60,6 @@ UNPACK_FAILURES_MAX = 5
 ONE_BY_ONE_SECONDS = 5
 
 MEBIBYTE = 1 << 20
-
-# What a record takes besides its value and headers.
-RECORD_BYTES = 500
 
 NOBODYS = TopicPartition("", 0)
 
@@ -288,7 +286,7 @@ class Pump:
             position = await self._consumer.position(held.tp)
             if position > held.fetched_to:
                 records = found.get(held.tp, [])
-                size = _size_of(records)
+                size = size_of(records)
                 self._chunks += 1
                 held.chunks.append(Chunk(records, position, size, self._chunks))
                 held.fetched_to = position
@@ -348,11 +346,3 @@ def _number_of(held: Held) -> int:
 def _is_about_records(error: Exception) -> bool:
     """Say whether the client got records and cannot make sense of them."""
     return isinstance(error, CorruptRecordException) or not isinstance(error, KafkaError)
-
-
-def _size_of(records: Sequence[ConsumerRecord[bytes, bytes]]) -> int:
-    """Say what records weigh in memory, roughly."""
-    values = sum([len(record.value) for record in records if record.value])
-    with_headers = [record.headers for record in records if record.headers]
-    headers = sum([len(value or b"") for each in with_headers for _, value in each])
-    return RECORD_BYTES * len(records) + values + headers

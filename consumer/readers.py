@@ -31,6 +31,9 @@ MEANT_BYTES_MAX: Final = 200
 
 CHANNELS_MAX = 20_000
 
+# What a record takes in memory besides its value and headers.
+RECORD_BYTES: Final = 500
+
 # Days and zones of times are kept: they come again and again.
 PARTS_MAX: Final = 10_000
 # Where the parts of a time begin: `2026-11-28T09:30:15.250118+09:00`.
@@ -118,13 +121,35 @@ def read_records(
         except Rejected as rejected:
             # Its traceback would keep everything that was read along with it.
             found = rejected.with_traceback(None)
-        clock = record.timestamp * 1_000
+        clock: int = record.timestamp * 1_000
         if not earliest <= clock <= now:
             clock = min(now, max(earliest, clock))
         records.append(
             Record(number, record.offset, clock, topic, record.key, record.value, headers, found)
         )
     return records
+
+
+def channels_of(records: list[Record]) -> set[str]:
+    """List the channels that records are about, as far as they could be read."""
+    channels = set()
+    for record in records:
+        found = record.found
+        if not isinstance(found, Rejected):
+            channels.add(found.channel)
+    return channels
+
+
+def size_of(fetched: Sequence[ConsumerRecord[bytes, bytes]]) -> int:
+    """Say what records weigh in memory, roughly."""
+    size = RECORD_BYTES * len(fetched)
+    for record in fetched:
+        value = record.value
+        if value:
+            size += len(value)
+        for _, header in record.headers or ():
+            size += len(header or b"")
+    return size
 
 
 def _meaning_in(message: Count | Reading) -> Meaning:

@@ -89,6 +89,15 @@ class Decode(Protocol):
         """Read a record. Raises Rejected."""
 
 
+class Read:
+    """What was read of a partition: how many records, and between which clocks."""
+
+    def __init__(self, position: int, clock: int) -> None:
+        self.position = position  # Its number in the books.
+        self.records = 0
+        self.earliest = self.latest = clock
+
+
 class Work:
     """One batch at work, between its records and the database."""
 
@@ -101,6 +110,8 @@ class Work:
         self.readable: list[Record] = []  # Events and commands that come in time, or nearly …
         self.messages: list[Message] = []  # … what each of them says …
         self.unreadable: list[Record] = []  # … and what was rejected before it came here.
+        self.read: dict[int, Read] = {}  # By the number of the partition in the books.
+        self._reading: Read | None = None
         # Where the readable records of each channel stand among them, in their order.
         self.places: dict[str, list[int]] = {}
         # What each readable record that claims an event has it counted as.
@@ -167,6 +178,20 @@ class Work:
             group = channels[first:end]
             yield set(group), list(chain.from_iterable([self.places[name] for name in group]))
 
+    def note_read(self, record: Record) -> None:
+        """Count a record with its partition: mostly that of the one before."""
+        read, clock = self._reading, record.clock
+        if read is None or read.position != record.position:
+            read = self.read.get(record.position)
+            if read is None:
+                read = self.read[record.position] = Read(record.position, clock)
+            self._reading = read
+        read.records += 1
+        if clock < read.earliest:
+            read.earliest = clock
+        elif clock > read.latest:
+            read.latest = clock
+
     @property
     def accounts(self) -> dict[str, Account]:
         """The accounts of this batch that are still in memory."""
@@ -187,9 +212,13 @@ class Work:
     def sum_up(self) -> None:
         """Sum up what was noted of the accounts at work, and let go of it."""
         receipt, effects = self._receipt, self.intake.effects
-        for _, entry, _ in effects.entries:
-            side = receipt.booked if entry.quantity > 0 else receipt.returned
-            side[entry.product, entry.fill.source] += abs(entry.quantity)
+        booked, returned = dict[tuple[str, str], int](), dict[tuple[str, str], int]()
+        for _, (product, _, fill, quantity, _), _ in effects.entries:
+            side = booked if quantity > 0 else returned
+            key = (product, fill.source)
+            side[key] = side.get(key, 0) + abs(quantity)
+        receipt.booked.update(booked)
+        receipt.returned.update(returned)
         for _, happening, _ in effects.happenings:
             receipt.notices[happening.kind] += 1
         for noted in (effects.entries, effects.happenings, effects.closings, effects.touched):
@@ -308,9 +337,8 @@ class Work:
         for outcome in self.intake.effects.outcomes:
             if not outcome.was_parked:
                 self.counts[outcome.arrival.place.partition][outcome.kind] += 1
-        read = Counter([record.position for record in self.records])
-        for number, records in read.items():
-            self.counts[number]["applied"] += records - self.counts[number].total()
+        for number, read in self.read.items():
+            self.counts[number]["applied"] += read.records - self.counts[number].total()
 
     def account_for(self) -> list[tuple[int, ...]]:
         """Write down what became of the offsets of each slice."""

@@ -12,7 +12,7 @@ from metering.intake import Arrival, Parked, Record
 from metering.storage import event_store, parked_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from metering.batches import Decode, Work
     from metering.catalog import Rules
@@ -49,7 +49,7 @@ async def look_up(
         work.not_claimed = await event_store.not_claimed(driver)
         wanted |= work.not_claimed
     if work.claimants:
-        months = _live_months(rules, [record.clock for record in work.readable])
+        months = _live_months(rules, work)
         taking.identities.update(
             await event_store.met_in_other_months(driver, work.claimed, months)
         )
@@ -83,11 +83,12 @@ async def look_up(
     )
 
 
-def _live_months(rules: Rules, clocks: Sequence[int]) -> range:
+def _live_months(rules: Rules, work: Work) -> range:
     """Tell in which months an event may stand whose identity a record of the batch could share."""
-    first = event_store.month_of(min(clocks) - rules.horizon)
-    last = event_store.month_of(max(clocks) + rules.ahead)
-    return range(first, last + 1)
+    earliest = min([read.earliest for read in work.read.values()])
+    latest = max([read.latest for read in work.read.values()])
+    first, last = earliest - rules.horizon, latest + rules.ahead
+    return range(event_store.month_of(first), event_store.month_of(last) + 1)
 
 
 def put_waiting(decode: Decode, work: Work, waiting: Iterable[parked_store.Waiting]) -> None:

@@ -38,6 +38,7 @@ def sort_out(work: Work, catalog: Catalog, rows: EventRows) -> None:
     commands, oldest, places = work.commands, work.oldest, work.places
     month, claimed = NO_MONTH, Claimed()
     for record in work.records:
+        work.note_read(record)
         message = record.found
         if isinstance(message, Rejected):
             work.unreadable.append(record)
