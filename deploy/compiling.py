@@ -21,7 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # books stays as it is written, and so does what tests put failures into.
 MODULES = (
     "metering/quantities", "metering/periods", "metering/events", "metering/commands",
-    "metering/lots", "metering/tallies", "metering/accounts", "metering/booked",
+    "metering/catalog", "metering/lots", "metering/tallies", "metering/accounts", "metering/booked",
     "metering/settlement", "metering/notices", "metering/prices", "metering/lifecycle",
     "metering/due", "metering/statements", "metering/intake", "metering/storage/event_rows",
     "metering/records", "metering/batches", "metering/claims", "metering/storage/account_store",

@@ -5,7 +5,6 @@ tallies, fills.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -126,8 +125,8 @@ class Tip(NamedTuple):
     pour: DayPour  # What is booked of it.
     state: PourState  # At the end of the day; moves on with what is poured on top.
     included: int | None  # What the plan of the day includes in the cycle.
-    lots: Sequence[Lot]  # Those valid that day, in burn order …
-    burns: Sequence[Burn]  # … and how far each is used up.
+    lots: list[Lot]  # Those valid that day, in burn order …
+    burns: list[Burn]  # … and how far each is used up.
 
 
 class Books:

@@ -13,7 +13,6 @@ from metering.lots import Burn
 from metering.periods import ONE_DAY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import date
 
     from metering.accounts import Account, Fills
@@ -66,10 +65,11 @@ def evening_before(account: Account, product: str, day: date) -> DayPour:
     return DayPour(evening, state.cycle_on, {}, ended, ended, *held_by(lots))
 
 
-def standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> Standing:
+def standing(state: PourState, valid: list[Lot], burns: list[Burn]) -> Standing:
     """Say what thresholds are held against, of a state and the lots that are valid in it."""
     drawn = pool = 0
-    for lot, burn in zip(valid, burns, strict=True):
+    for number, lot in enumerate(valid):
+        burn = burns[number]
         drawn += burn.drawn
         # Only the pool of PU lots has thresholds.
         if not lot.product.is_windowed:
@@ -77,7 +77,7 @@ def standing(state: PourState, valid: Sequence[Lot], burns: Sequence[Burn]) -> S
     return Standing(state.usage, drawn, pool)
 
 
-def held_by(lots: Sequence[Lot]) -> tuple[int, int]:
+def held_by(lots: list[Lot]) -> tuple[int, int]:
     """Sum the quotas of some lots, and what they were bought with."""
     return sum([lot.quota for lot in lots]), sum([lot.bought for lot in lots])
 

@@ -179,7 +179,7 @@ def pour_day(
     cycle_on: date,
     usage: int,
     included: int | None,
-    lots: Sequence[Lot],
+    lots: list[Lot],
 ) -> Tip:
     """Pour the usage of one day, after what is due as the day begins; moves the state on."""
     fills: Fills = {}
@@ -201,8 +201,8 @@ def _pour_usage(
     state: PourState,
     usage: int,
     included: int | None,
-    lots: Sequence[Lot],
-    burns: Sequence[Burn],
+    lots: list[Lot],
+    burns: list[Burn],
     fills: Fills,
 ) -> None:
     deducted = sum(fills.values())
@@ -214,7 +214,8 @@ def _pour_usage(
         for limit in _PASSES:
             if unpaid == 0:
                 break
-            for lot, burn in zip(lots, burns, strict=True):
+            for number, lot in enumerate(lots):
+                burn = burns[number]
                 unpaid -= _draw(lot, burn, min(unpaid, limit(lot, burn)), fills)
     if unpaid:
         fills[_POSTPAID] = unpaid

@@ -124,11 +124,14 @@ class Readings:
     one): all of them, or those from a day on.
     """
 
-    __slots__ = ("before", "changed", "changed_before", "days", "earlier", "held_from")
+    __slots__ = (
+        "_days_held", "before", "changed", "changed_before", "days", "earlier", "held_from"
+    )  # fmt: skip
 
     def __init__(self, held_from: date | None = None) -> None:
         self.held_from = held_from
         self.days: dict[date, dict[bytes, PersonDay]] = {}
+        self._days_held = 0  # Reports of them.
         # The latest report before these days, where they are all the open ones …
         self.before: dict[bytes, Report] = {}
         # … and where they are not, what came of those before.
@@ -140,7 +143,7 @@ class Readings:
     @property
     def reports_held(self) -> int:
         """How many reports are kept in memory."""
-        return len(self.before) + sum([len(told) for told in self.days.values()])
+        return len(self.before) + self._days_held
 
     def report(
         self, person_id: bytes, report: Report, *, on: date, counts_on: date, open_from: date
@@ -180,7 +183,10 @@ class Readings:
 
     def put(self, person_id: bytes, day: date, told: PersonDay) -> None:
         """Set what was reported of somebody on a day."""
-        self.days.setdefault(day, {})[person_id] = told
+        own = self.days.setdefault(day, {})
+        self._days_held -= len(own)
+        own[person_id] = told
+        self._days_held += len(own)
 
     def raised(self, person_id: bytes, level: int, on: date, cycle_on: date) -> int:
         """Say how far a report of the newest day would raise the maximum of its cycle."""
@@ -233,7 +239,9 @@ class Readings:
         """Let go of the days that are closed, but for the level that carries over."""
         for closed in sorted(self.days):
             if closed < day:
-                for person_id, told in self.days.pop(closed).items():
+                own = self.days.pop(closed)
+                self._days_held -= len(own)
+                for person_id, told in own.items():
                     if told.last is not None:
                         self.before[person_id] = self.changed_before[person_id] = told.last
 

@@ -305,6 +305,16 @@ def test_a_report_of_the_first_open_day_does_not_hide_the_level_that_carried_ove
     assert found.usage((FEBRUARY,), FEBRUARY) == {FEBRUARY: 50_000}
 
 
+def test_reports_are_counted_as_they_come_and_go():
+    found = readings((day(5), 100), (day(20), 60), (day(20), 70), (FEBRUARY, 80), (day(9, 2), 10))
+    assert found.reports_held == 4
+
+    found.forget_before(FEBRUARY)
+
+    # The level that carries over is one, too.
+    assert found.reports_held == 3
+
+
 def test_closed_days_are_forgotten_but_for_the_level_that_carries_over():
     found = readings((day(5), 100), (day(20), 60), (FEBRUARY, 80), (day(9, 2), 10))
     before = found.usage(STARTS, MARCH)
