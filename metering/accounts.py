@@ -68,19 +68,26 @@ class Reservation:
     state: Literal["waiting", "executed", "refused", "cancelled"] = "waiting"
 
 
-class Standing(NamedTuple):
+# Of the following there are many, with an `__init__` that is written out as that of an event is.
+
+
+@dataclass(slots=True, init=False)
+class Standing:
     """What thresholds are held against, at one moment of a day."""
 
     usage: int  # Of the cycle so far.
     drawn: int  # By the running windows of all lots.
     pool: int  # Of all valid lots that have one pool.
 
+    def __init__(self, usage: int, drawn: int, pool: int) -> None:
+        self.usage, self.drawn, self.pool = usage, drawn, pool
+
 
 # How days that were loaded stood: it is found when they are poured again, or on top of.
 UNKNOWN: Final = Standing(0, 0, 0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class DayPour:
     """One day after it was poured."""
 
@@ -91,6 +98,13 @@ class DayPour:
     after: Standing
     quota: int  # Of all lots valid that day.
     bought: int  # What all lots valid that day were bought with.
+
+    def __init__(
+        self, on: date, cycle_on: date, fills: Fills, before: Standing, after: Standing,
+        quota: int, bought: int,
+    ) -> None:  # fmt: skip
+        self.on, self.cycle_on, self.fills = on, cycle_on, fills
+        self.before, self.after, self.quota, self.bought = before, after, quota, bought
 
 
 class DaysMissing(Exception):
@@ -104,6 +118,9 @@ class Earlier(NamedTuple):
 
     usage: int
     included: int
+
+
+NOTHING_EARLIER: Final = Earlier(0, 0)
 
 
 class PourState:
@@ -149,7 +166,7 @@ class Books:
     def __init__(self, tallies: Counts | Readings) -> None:
         self.tallies = tallies
         self.days: dict[date, DayPour] = {}  # What is booked of the days that are held.
-        self.earlier = Earlier(0, 0)
+        self.earlier = NOTHING_EARLIER
         self.dirty_from: date | None = None  # The first day that must be poured again.
         self.poured_through: date | None = None
         # Usage of the newest day that is to be poured on top of it. Nothing else has changed.
@@ -204,19 +221,21 @@ class Sheet(NamedTuple):
     fills: list[tuple[str, Fills]]
 
 
-@dataclass(slots=True)
 class Unsaved:
     """What changed since the account was loaded, apart from tallies and windows, which keep their
     own lists.
     """
 
-    settings: list[tuple[ValueName, str, Setting]] = field(default_factory=list)
-    # Mostly empty, and then shared by all accounts.
-    lots: frozenset[str] = NOTHING
-    windows: frozenset[str] = NOTHING  # The lots whose windows changed.
-    reservations: frozenset[str] = NOTHING
-    days: frozenset[date] = NO_DAYS  # Those on which something was booked …
-    closed: dict[date, Sheet] | None = None  # … and what changed before it closed.
+    __slots__ = ("closed", "days", "lots", "reservations", "settings", "windows")
+
+    def __init__(self) -> None:
+        self.settings: list[tuple[ValueName, str, Setting]] = []
+        # Mostly empty, and then shared by all accounts.
+        self.lots: frozenset[str] = NOTHING
+        self.windows: frozenset[str] = NOTHING  # The lots whose windows changed.
+        self.reservations: frozenset[str] = NOTHING
+        self.days: frozenset[date] = NO_DAYS  # Those on which something was booked …
+        self.closed: dict[date, Sheet] | None = None  # … and what changed before it closed.
 
 
 @dataclass(slots=True)

@@ -135,13 +135,16 @@ def renewed_name(lot: str) -> str:
     return f"{base}~{int(number or 1) + 1}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Burn:
     """How far a lot has been used up, seen from one day."""
 
     taken: list[int]  # From the quota of each window.
-    window: int = 0  # The running one.
-    drawn: int = 0  # By usage in the running window.
+    window: int  # The running one.
+    drawn: int  # By usage in the running window.
+
+    def __init__(self, taken: list[int], window: int = 0, drawn: int = 0) -> None:
+        self.taken, self.window, self.drawn = taken, window, drawn
 
     def pool(self, lot: Lot) -> int:
         """Sum what the lot still holds."""

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from datetime import date
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Sum:
     """What one kind came to on one day. Moves on with each use: to make a new one costs more."""
 
-    quantity: int = 0
-    messages: int = 0
+    quantity: int
+    messages: int
+
+    def __init__(self, quantity: int = 0, messages: int = 0) -> None:
+        self.quantity, self.messages = quantity, messages
 
 
 NO_DAYS: Final[frozenset[date]] = frozenset()
