@@ -21,11 +21,12 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # books stays as it is written, and so does what tests put failures into.
 MODULES = (
     "metering/quantities", "metering/periods", "metering/events", "metering/commands",
-    "metering/catalog", "metering/lots", "metering/tallies", "metering/accounts", "metering/booked",
-    "metering/settlement", "metering/notices", "metering/prices", "metering/lifecycle",
-    "metering/due", "metering/statements", "metering/intake", "metering/storage/event_rows",
-    "metering/records", "metering/batches", "metering/claims", "metering/storage/account_store",
-    "metering/storage/daybook", "metering/storage/ledger_store", "consumer/readers",
+    "metering/lots", "metering/tallies", "metering/accounts", "metering/account_cache",
+    "metering/booked", "metering/settlement", "metering/notices", "metering/prices",
+    "metering/lifecycle", "metering/due", "metering/statements", "metering/intake",
+    "metering/storage/event_rows", "metering/records", "metering/batches", "metering/claims",
+    "metering/storage/account_store", "metering/storage/daybook", "metering/storage/ledger_store",
+    "consumer/readers",
 )  # fmt: skip
 
 

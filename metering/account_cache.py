@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -24,10 +24,13 @@ IDLE_RECORDS = 250_000
 DAYS_MAX = 3
 
 
-class _Kept(NamedTuple):
-    account: Account
-    bytes: int
-    used_at: int  # How many records were read by then.
+class _Kept:
+    __slots__ = ("account", "bytes", "used_at")
+
+    def __init__(self, account: Account, size: int, used_at: int) -> None:
+        self.account = account
+        self.bytes = size
+        self.used_at = used_at  # How many records were read by then.
 
 
 class AccountCache:

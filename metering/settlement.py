@@ -179,7 +179,7 @@ def pour_day(
     cycle_on: date,
     usage: int,
     included: int | None,
-    lots: list[Lot],
+    lots: Sequence[Lot],
 ) -> Tip:
     """Pour the usage of one day, after what is due as the day begins; moves the state on."""
     fills: Fills = {}
