@@ -159,7 +159,7 @@ def _meaning_in(message: Count | Reading) -> Meaning:
 
 
 class _Instants:
-    """Reads times digit by digit: to look their parts up in tables took twice as long."""
+    """Reads times digit by digit: to look their parts up in tables took two thirds longer."""
 
     def __init__(self) -> None:
         self._days: dict[str, int] = {}
