@@ -57,9 +57,13 @@ CROSS JOIN LATERAL (
 ) AS found
 """
 _MET = f"SELECT found.* FROM {_THESE.format(table='event', more=' AND known.month = $3')}"
+# By the rows of the catalog, as committed by then: `to_regclass` answers from a cache that misses
+# what was made since the transaction began.
 _MONTHS = """
-SELECT month FROM unnest($1::smallint[]) AS months (month)
-WHERE to_regclass(format('event_%s', month)) IS NOT NULL
+SELECT month FROM unnest($1::smallint[]) AS months (month) WHERE EXISTS (
+    SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'event'::regclass AND relname = format('event_%s', month)
+)
 """
 _MET_COMMANDS = f"SELECT found.channel, found.digest FROM {_THESE.format(table='command', more='')}"
 _COMMANDS = f"""

@@ -243,3 +243,18 @@ async def test_no_identity_is_looked_for_in_a_month_that_has_no_table(reader, mo
     # The horizon of the next one reaches into that month.
     await reader.read([used("y-1", "2024-02-02")], now=NOW)
     assert asked == [1]
+
+
+async def test_a_month_that_another_member_made_meanwhile_is_looked_in(reader, fresh_database_url):
+    month = event_store.month_of(NOW) - 1
+    settings = {"search_path": SCHEMA}
+    ours = await asyncpg.connect(fresh_database_url, server_settings=settings)
+    other = await asyncpg.connect(fresh_database_url, server_settings=settings)
+    try:
+        async with ours.transaction():
+            assert await ours.fetch(event_store._MONTHS, [month]) == []
+            await event_store.ensure_month(other, month)
+            assert await ours.fetch(event_store._MONTHS, [month]) == [(month,)]
+    finally:
+        await ours.close()
+        await other.close()
