@@ -245,7 +245,8 @@ async def test_no_identity_is_looked_for_in_a_month_that_has_no_table(reader, mo
     assert asked == [1]
 
 
-async def test_a_month_that_another_member_made_meanwhile_is_looked_in(reader, fresh_database_url):
+@pytest.mark.usefixtures("reader")
+async def test_a_month_that_another_member_made_meanwhile_is_looked_in(fresh_database_url):
     month = event_store.month_of(NOW) - 1
     settings = {"search_path": SCHEMA}
     ours = await asyncpg.connect(fresh_database_url, server_settings=settings)
