@@ -227,7 +227,9 @@ class Work:
     def keys(self) -> Iterator[Key]:
         """List the events that are claimed."""
         for claimed in self.claimed.values():
-            yield from zip(claimed.channels, claimed.digests, strict=True)
+            for channel, digests in claimed.digests.items():
+                for digest in digests:
+                    yield channel, digest
 
     def met(self) -> set[int]:
         """List the readable records that claim events of which something was known before: mostly

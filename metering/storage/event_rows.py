@@ -45,19 +45,18 @@ class Claimed:
     """Events of one month that a batch claims."""
 
     def __init__(self) -> None:
-        self.channels: list[str] = []
-        self.digests: list[bytes] = []
-        # As they will stand, channel by channel; let go once they are written.
+        self.digests: dict[str, list[bytes]] = {}  # Of each channel.
+        # As they will stand; let go once they are written.
         self._rows: dict[str, list[bytes]] = {}
 
     def add(self, channel: str, digest: bytes, row: bytes) -> None:
         """Claim an event, with its row."""
-        self.channels.append(channel)
-        self.digests.append(digest)
-        own = self._rows.get(channel)
-        if own is None:
-            own = self._rows[channel] = []
-        own.append(row)
+        digests = self.digests.get(channel)
+        if digests is None:
+            self.digests[channel], self._rows[channel] = [digest], [row]
+        else:
+            digests.append(digest)
+            self._rows[channel].append(row)
 
     def take_rows(self) -> list[bytes]:
         """Take the rows in one fixed order: by the length of the channel's name, by that name, and

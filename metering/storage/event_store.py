@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from asyncpg.exceptions import UniqueViolationError
@@ -46,17 +45,23 @@ WHERE NOT EXISTS (
         AND e.position = a.position AND e.read_at_offset = a.read_at_offset
 )
 """
-# Identities, as a list of channels in JSON and their digests one behind the other. Each is looked
-# up by itself: joined, they were compared with all events of their channels in a month.
+# Identities, as lists in JSON of channels, and of which digests are the first and the last of each,
+# and the digests one behind the other. Those of a channel are looked up together: one by one, a
+# hundred of each among a thousand in its month took PostgreSQL four times as long, seven as long.
 _THESE = f"""
-json_array_elements_text($1) WITH ORDINALITY AS these (channel, number)
+ROWS FROM (
+    json_array_elements_text($1), json_array_elements_text($2), json_array_elements_text($3)
+) AS these (channel, first, last)
 CROSS JOIN LATERAL (
-    SELECT * FROM {{table}} AS known WHERE known.channel = these.channel AND known.digest = substr(
-        $2::bytea, {DIGEST_BYTES} * these.number::int - {DIGEST_BYTES - 1}, {DIGEST_BYTES}
+    SELECT * FROM {{table}} AS known WHERE known.channel = these.channel AND known.digest = ANY (
+        ARRAY(
+            SELECT substr($4::bytea, {DIGEST_BYTES} * n + 1, {DIGEST_BYTES})
+            FROM generate_series(these.first::int, these.last::int) AS n
+        )
     ){{more}} OFFSET 0
 ) AS found
 """
-_MET = f"SELECT found.* FROM {_THESE.format(table='event', more=' AND known.month = $3')}"
+_MET = f"SELECT found.* FROM {_THESE.format(table='event', more=' AND known.month = $5')}"
 # By the rows of the catalog, as committed by then: `to_regclass` answers from a cache that misses
 # what was made since the transaction began.
 _MONTHS = """
@@ -228,11 +233,17 @@ async def known_as_commands(driver: Any, claimed: Iterable[Claimed]) -> set[Key]
     return {(row["channel"], row["digest"]) for row in found}
 
 
-def _as_these(claimed: Iterable[Claimed]) -> tuple[str, bytes]:
-    """Write identities as two parameters."""
-    channels = chain.from_iterable([events.channels for events in claimed])
-    digests = chain.from_iterable([events.digests for events in claimed])
-    return as_json(channels), b"".join(digests)
+def _as_these(claimed: Iterable[Claimed]) -> tuple[str, str, str, bytes]:
+    """Write identities as four parameters."""
+    channels, firsts, lasts = list[str](), list[int](), list[int]()
+    digests: list[bytes] = []
+    for events in claimed:
+        for channel, own in events.digests.items():
+            channels.append(channel)
+            firsts.append(len(digests))
+            digests += own
+            lasts.append(len(digests) - 1)
+    return as_json(channels), as_json(firsts), as_json(lasts), b"".join(digests)
 
 
 async def find(

@@ -208,11 +208,12 @@ async def test_batches_of_two_channels_queue_whichever_name_is_longer(
     assert await kinds_of(both) == {"applied": 2, "duplicate": 2}
 
 
-async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fresh_database_url):
+async def test_identities_are_looked_up_by_the_index_of_another_month(reader, fresh_database_url):
     await reader.read([used(f"x-{number}") for number in range(500)], now=NOW)
     event = reader.batch_of([used("y", "2024-02-02")]).records[0].found
     claimed = Claimed()
-    claimed.channels, claimed.digests = [event.channel] * 500, [event.digest] * 500
+    for number in range(500):
+        claimed.add(event.channel, number.to_bytes(16), b"")
     keys = event_store._as_these([claimed])
     connection = await asyncpg.connect(fresh_database_url, server_settings={"search_path": SCHEMA})
     try:
@@ -226,6 +227,23 @@ async def test_each_identity_is_looked_up_by_itself_in_another_month(reader, fre
     conditions = [line for (line,) in plan if "Index Cond" in line]
     assert conditions
     assert all("digest = " in line for line in conditions)
+
+
+async def test_of_many_identities_those_that_another_month_holds_are_told_from_the_others(reader):
+    await reader.read([registered("2024-01-10", channel="c-2")], now=NOW)
+    held = {"c-1": (0, 2, 6), "c-2": (0, 6)}
+    before = [used(f"x-{n}", channel=channel) for channel, own in held.items() for n in own]
+    await reader.read(before, now=NOW)
+
+    # The first and the last of each channel are among them.
+    moved = [used(f"x-{n}", "2024-02-02", channel=channel) for n in range(7) for channel in held]
+    receipt = await reader.read(moved, now=NOW)
+
+    assert receipt.rejected == {"conflict": 5}
+    assert receipt.outcomes["usage.workflow", "applied"] == 9
+    for again in (before, moved):
+        receipt = await reader.read(again, now=NOW)
+        assert receipt.outcomes["usage.workflow", "applied"] == 0
 
 
 async def test_no_identity_is_looked_for_in_a_month_that_has_no_table(reader, monkeypatch):
