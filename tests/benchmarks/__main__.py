@@ -34,6 +34,9 @@ USUAL = Scenario("usual")
 QUICK = Scenario("usual, few channels", channels=1_000)
 ONE_MEMBER = Scenario("one member", members=1)
 LONG = Scenario("three times as long", length=3)
+MONTH_BEFORE = Scenario(
+    "three times as long, 5,000,000 in the month before", length=3, month_before=5_000_000
+)
 SOME = [
     ONE_MEMBER,
     LONG,
@@ -63,7 +66,7 @@ MATRIX = [
             "100,000 channels, ten times as long, 128 partitions",
             channels=100_000, length=10, partitions=128,
         ),
-        LONG, Scenario("100 channels, three times as long", channels=100, length=3),
+        LONG, MONTH_BEFORE, Scenario("100 channels, three times as long", channels=100, length=3),
         ONE_MEMBER, Scenario("of three days", is_of_days=True),
     ],
 ]  # fmt: skip

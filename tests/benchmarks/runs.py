@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.benchmarks import books, delay, product
+from tests.benchmarks import books, delay, month_before, product
 from tests.benchmarks.population import PARTITIONS, Population
 from tests.benchmarks.workload import Spec, Workload
 
@@ -56,6 +56,7 @@ class Scenario:
     length: int = 1  # How many times the usual number of events.
     days: int = DAYS  # Of how many days there is traffic, that of the history too.
     partitions: int = PARTITIONS
+    month_before: int = 0  # Events in the table of the month before.
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""
@@ -163,6 +164,9 @@ class Bench:
                 )
                 joined = manifest.joined(backlog.manifest)
                 lines.append((self._result(scenario, backlog), before, joined))
+            if scenario.month_before:
+                before = await histories.enter_async_context(self._month_before(scenario, base))
+                lines = [(self._result(scenario, backlog), before, backlog.manifest)]
             for number in range(runs):
                 raw = await self.insert("arrays", events, scenario.channels)
                 is_last = number == runs - 1
@@ -303,6 +307,15 @@ class Bench:
             await producing
             say(f"  {spec.events:,} events of history, {found.rate:,.0f} a second while produced")
             yield Base(base.population, name), workload.manifest
+
+    @contextlib.asynccontextmanager
+    async def _month_before(self, scenario: Scenario, base: Base) -> AsyncIterator[Base]:
+        """Give a database that was in use in the month before."""
+        async with self._stack.database("before", template=base.database) as name:
+            await month_before.fill(
+                self._stack.url_of(name), now=self._now, events=scenario.month_before
+            )
+            yield Base(base.population, name)
 
     async def _run(
         self, result: Result, backlog: Workload, base: Base, manifest: Manifest, *,

@@ -30,6 +30,11 @@ BATCH_BYTES = 256 * 1_024
 # index of a month.
 POSTGRES_MEMORY = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
 
+_WARM = """
+SELECT pg_prewarm(oid) FROM pg_class
+WHERE relkind = 'i' AND relnamespace = to_regnamespace('lotmeter')
+"""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -77,6 +82,8 @@ class Stack:
             try:
                 # What was written before is not to be paid for by what is measured.
                 await connection.execute("CHECKPOINT")
+                if template:
+                    await _warm(self.url_of(name))
                 yield name
             finally:
                 await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -183,3 +190,13 @@ async def running_stack(
         async with embedded.embedded_broker() as started:
             running = sorted(set(processes.children_named("tansu")) - known)
             yield Stack(started, url, "embedded", {"postgres": postgres, "broker": running})
+
+
+async def _warm(url: str) -> None:
+    """Have the indexes of a copied database in memory, where those of one in use are."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+        await connection.execute(_WARM)
+    finally:
+        await connection.close()

@@ -1,9 +1,13 @@
 """The benchmark measures right books only."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import asyncpg
 import pytest
 
+from metering.periods import instant_of
+from metering.storage import event_store
 from tests.benchmarks.books import WrongBooks
 from tests.benchmarks.delay import _quantile
 from tests.benchmarks.runs import Bench, Scenario
@@ -29,6 +33,24 @@ async def test_a_run_counts_only_if_the_books_are_what_was_sent(database_url, br
         )
         with pytest.raises(WrongBooks, match=r"^1 totals are not what was sent"):
             await bench.measure(SMALL, events=3_000, runs=1)
+
+
+async def test_a_month_before_has_events_of_every_channel(database_url, broker):
+    now = datetime.now(UTC)
+    stack = Stack(broker, database_url, "embedded", {})
+    async with Bench(stack, now=now) as bench:
+        scenario = replace(SMALL, month_before=400)
+        base = await bench._base(scenario, 3_000)
+        async with bench._month_before(scenario, base) as found:
+            connection = await asyncpg.connect(stack.url_of(found.database))
+            try:
+                rows = await connection.fetch(
+                    "SELECT month, count(DISTINCT channel), count(*) FROM lotmeter.event GROUP BY 1"
+                )
+            finally:
+                await connection.close()
+
+    assert rows == [(event_store.month_of(instant_of(now)) - 1, 20, 400)]
 
 
 def test_quantile_weighs_delays_by_their_events():
