@@ -12,6 +12,7 @@ import typer
 from ruamel.yaml import YAML
 
 from consumer.cli import app
+from consumer.embedded import INITDB_OPTIONS
 from consumer.settings import PREFIX, Settings
 from tests.benchmarks.stack import POSTGRES_MEMORY
 from tests.compose import DOCUMENT, ROOT, SERVICES, command_of, environment_of, resolved
@@ -191,6 +192,12 @@ def test_who_asks_whom_is_right():
         assert any(bound.endswith(f":{port}") for bound in SERVICES[service]["ports"]), place
     assert environment_of("consumer")["LOTMETER_KAFKA_SERVERS"] == "kafka:9092"
     assert "PLAINTEXT://kafka:9092" in environment_of("kafka")["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_a_new_database_orders_names_as_the_embedded_one_does():
+    options = environment_of("postgres")["POSTGRES_INITDB_ARGS"].split()
+
+    assert options == [option for option in INITDB_OPTIONS if "locale" in option or "UTF8" in option]
 
 
 def test_the_benchmark_gives_postgresql_the_same_memory():
