@@ -5,7 +5,6 @@ import secrets
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import orjson
 import pytest_asyncio
@@ -20,6 +19,7 @@ from consumer.partitions import Partitions
 from consumer.pump import Pump
 from consumer.settings import Settings
 from metering.errors import Fenced, Rejected, Unavailable
+from metering.events import Void
 from metering.meter import Claim, Receipt
 
 PARTITIONS = 4
@@ -109,7 +109,7 @@ def decode(topic, value, headers):
     assert isinstance(headers, tuple)
     if value is None or value.startswith(b"bad"):
         raise Rejected("malformed")
-    return SimpleNamespace(channel=topic)
+    return Void(topic, b"digest", b"content", DAY, b"target")
 
 
 class Member:
