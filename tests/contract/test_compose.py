@@ -197,7 +197,9 @@ def test_who_asks_whom_is_right():
 def test_a_new_database_orders_names_as_the_embedded_one_does():
     options = environment_of("postgres")["POSTGRES_INITDB_ARGS"].split()
 
-    assert options == [option for option in INITDB_OPTIONS if "locale" in option or "UTF8" in option]
+    assert options == [
+        option for option in INITDB_OPTIONS if "locale" in option or "UTF8" in option
+    ]
 
 
 def test_the_benchmark_gives_postgresql_the_same_memory():
