@@ -266,6 +266,8 @@ class Account:
     # The days of the notices that were issued of each threshold, so that none is issued twice.
     told: dict[tuple[object, ...], list[date]] = field(default_factory=dict)
     unsaved: Unsaved = field(default_factory=Unsaved)
+    # Without lots that are over, and reservations that no longer wait, nothing can be decided.
+    has_all_lots: bool = True
     _starts: list[date] = field(default_factory=list)
     _closing: tuple[date, int] | None = None
     _burning: dict[str, list[Lot]] = field(default_factory=dict)

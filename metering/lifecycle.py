@@ -66,6 +66,8 @@ def open_account(command: Command, order: Register) -> Account:
 
 def decide(account: Account, catalog: Catalog, command: Command) -> list[Happening]:
     """Grant a command, or raise Refused. What is due by the clock must have happened before."""
+    # An id is used once, also that of a lot which is long over.
+    assert account.has_all_lots
     on = account.day_of(command.at)
     if isinstance(command.order, Register):
         raise Refused("already_registered")

@@ -269,13 +269,16 @@ class Meter:
                 return account.open_from
             return taking.needed_from(account, work.oldest.get(account.channel))
 
+        deciding = {channel for channel, _ in work.commands}
         for channel, version in versions.items():
             kept = self._accounts.take(channel, version)
-            if kept is not None and kept.held_from <= needed_from(kept):
+            if kept is None or (channel in deciding and not kept.has_all_lots):
+                continue
+            if kept.held_from <= needed_from(kept):
                 accounts[channel] = kept
                 work.in_memory.add(channel)
         missing = versions.keys() - accounts.keys()
-        accounts.update(await account_store.load(driver, missing, needed_from))
+        accounts.update(await account_store.load(driver, missing, needed_from, deciding=deciding))
 
     def _note(self, work: Work) -> None:
         """Note what changed of the accounts at work: from then on they may be let go."""

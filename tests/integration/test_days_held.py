@@ -1,4 +1,6 @@
-"""An account is loaded with the days that a batch needs, and the books do not show it."""
+"""An account is loaded with the days that a batch needs, and without lots that are over; the books
+do not show it.
+"""
 
 import random
 from datetime import date
@@ -11,7 +13,19 @@ from metering.accounts import DaysMissing, Earlier
 from metering.periods import ONE_DAY
 from metering.storage import account_store
 from metering.storage.database import driver_of, transaction
-from tests.builders import assigned, contacts, purchased, registered, released, workflow
+from tests.builders import (
+    assigned,
+    contacts,
+    limit_set,
+    purchased,
+    refunded,
+    registered,
+    released,
+    renewal_set,
+    reservation_cancelled,
+    scheduled,
+    workflow,
+)
 from tests.random_scenarios import scenario
 from tests.replaying import Reader, clocks_of, fresh_books
 
@@ -37,8 +51,8 @@ def loads(monkeypatch):
     found = []
     load = account_store.load
 
-    async def noting(driver, channels, needed_from=None):
-        accounts = await load(driver, channels, needed_from)
+    async def noting(driver, channels, needed_from=None, **others):
+        accounts = await load(driver, channels, needed_from, **others)
         found.extend("some" if account.is_cut else "all" for account in accounts.values())
         return accounts
 
@@ -157,8 +171,8 @@ async def test_what_is_due_and_turns_out_to_need_other_days_begins_again(
     begin, closing = clocks_of(lines)[-1], clocks_of([workflow("2024-03-20", 1)])[0]
     load, load_accounts, asked = account_store.load, meter.Meter._load_accounts, []
 
-    async def load_too_little(driver, channels, _):
-        return await load(driver, channels, lambda account: account.settled_on)
+    async def load_too_little(driver, channels, _, **others):
+        return await load(driver, channels, lambda account: account.settled_on, **others)
 
     async def loading(self, driver, work, versions, *, all_days):
         asked.append(all_days)
@@ -248,8 +262,8 @@ async def test_who_misses_days_with_all_of_them_is_not_begun_again_for_ever(
     begin, closing = clocks_of(lines)[-1], clocks_of([workflow("2024-03-20", 1)])[0]
     load = account_store.load
 
-    async def load_too_little(driver, channels, _):
-        return await load(driver, channels, lambda account: account.settled_on)
+    async def load_too_little(driver, channels, _, **others):
+        return await load(driver, channels, lambda account: account.settled_on, **others)
 
     async with fresh_books(fresh_database_url) as engine:
         reader = Reader(engine)
@@ -260,3 +274,179 @@ async def test_who_misses_days_with_all_of_them_is_not_begun_again_for_ever(
         work = reader.read(late, now=begin) if what == "a batch" else reader.settle(closing)
         with pytest.raises(DaysMissing):
             await work
+
+
+def with_all_lots(monkeypatch):
+    """Have every account loaded with lots that are over; returns how many each has."""
+    load, found = account_store.load, []
+
+    async def loading(driver, channels, needed_from=None, **_):
+        accounts = await load(driver, channels, needed_from, deciding=channels)
+        found.extend(len(account.lots) for account in accounts.values())
+        return accounts
+
+    monkeypatch.setattr(account_store, "load", loading)
+    return found
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+@pytest.mark.parametrize("seed", [5001, 5007])
+async def test_the_books_are_the_same_with_and_without_lots_that_are_over(
+    fresh_database_url, monkeypatch, seed, room
+):
+    # Of two and a half to four years, with ids that come again and refunds of any lot.
+    batches = cut(scenario(seed, lines=400)[0], seed)
+    monkeypatch.setattr(account_cache, "BYTES_MAX", room)
+    without = await books_after(fresh_database_url, batches)
+
+    lots = with_all_lots(monkeypatch)
+    assert await books_after(fresh_database_url, batches) == without
+    assert max(lots) > 5
+
+
+YEARS = [
+    registered("2021-01-02"),
+    purchased("2021-01-03", "workflow", 10),
+    purchased("2021-02-03", "pu", 100, lot="l-2"),
+    scheduled("2021-02-04", "mu", 100, lot="l-3"),
+    workflow("2021-06-07", 4),
+    workflow("2023-02-04", 1),
+    limit_set("2023-02-04", "workflow", 500),
+    purchased("2023-02-05", "workflow", 20, lot="l-4"),
+    scheduled("2023-02-06", "mu", 200, lot="l-5"),
+    workflow("2023-02-07", 1),
+]
+
+
+async def read_in_turns(reader, lines):
+    """Read lines one by one, and let happen what is due."""
+    for line in lines:
+        now = clocks_of([line])[0]
+        await reader.mark_read(now)
+        await reader.settle(now)
+        await reader.read([line], now=now)
+
+
+async def loaded(engine, channels, **deciding):
+    """Load channels as a batch does that is about their open days."""
+    async with transaction(engine) as connection:
+        driver = await driver_of(connection)
+        return await account_store.load(
+            driver, channels, lambda account: account.open_from, **deciding
+        )
+
+
+async def test_what_is_over_is_not_loaded_unless_somebody_decides(fresh_database_url):
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(reader, YEARS)
+        open_ones = (await loaded(engine, ["c-1"]))["c-1"]
+        all_ones = (await loaded(engine, ["c-1"], deciding=["c-1"]))["c-1"]
+    assert set(open_ones.lots) == {"l-4"}
+    assert set(open_ones.reservations) == {"l-5"}
+    assert set(all_ones.lots) == {"l-1", "l-2", "l-3", "l-4"}
+    assert set(all_ones.reservations) == {"l-3", "l-5"}
+    over, kept = {"l-1", "l-2", "l-3"}, {"l-4", "l-5", "workflow", ""}
+    assert {of for _, of in all_ones.values} == over | kept
+    assert {of for _, of in open_ones.values} == kept
+    assert open_ones.values == {key: all_ones.values[key] for key in open_ones.values}
+
+
+async def test_a_lot_that_is_over_is_not_taken_for_one_of_its_name(fresh_database_url):
+    channel = {"channel": "c-2"}
+    others = [registered("2023-02-07", **channel)]
+    others += [purchased("2023-02-07", "workflow", 30, **channel)]
+    others += [workflow("2023-02-08", 7, **channel)]
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(reader, [*YEARS, *others])
+        apart = await loaded(engine, ["c-1"]) | await loaded(engine, ["c-2"])
+        together = await loaded(engine, ["c-1", "c-2"])
+    assert set(together["c-1"].lots) == {"l-4"}
+    assert together["c-2"].lots["l-1"].windows[0].own == 7_000
+    assert [account.lots for account in together.values()] == [
+        account.lots for account in apart.values()
+    ]
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+async def test_an_id_is_used_once_also_that_of_a_lot_which_is_over(
+    fresh_database_url, monkeypatch, room
+):
+    monkeypatch.setattr(account_cache, "BYTES_MAX", room)
+    again = [
+        purchased("2023-02-08", "workflow", 10, lot="l-1"),
+        refunded("2023-02-09", "l-2"),
+        renewal_set("2023-02-10", "l-2", renew=True),
+        scheduled("2023-02-11", "mu", 100, lot="l-3"),
+        reservation_cancelled("2023-02-12", "l-3"),
+    ]
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(reader, YEARS)
+        # Only now, as after a restart, is the channel loaded without them.
+        reader.meter._accounts.clear()
+        await read_in_turns(reader, [workflow("2023-02-08", 1), *again])
+        documents = await reader.documents(clocks_of(again)[-1])
+    refused = [
+        notice["detail"]["reason"]
+        for notice in documents["c-1"]["notices"]
+        if notice["kind"] == "command_refused"
+    ]
+    assert refused == [
+        "lot_exists", "refund_window_over", "unknown_lot", "lot_exists", "unknown_reservation"
+    ]  # fmt: skip
+
+
+async def test_an_account_in_memory_without_lots_is_loaded_again_for_who_decides(
+    fresh_database_url, monkeypatch
+):
+    monkeypatch.setattr(account_cache, "BYTES_MAX", 2**20)
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(
+            reader, [registered("2023-02-08", billing_day=8), workflow("2023-02-08", 1)]
+        )
+        reader.meter._accounts.clear()
+        # All its days are in memory: it is new.
+        bought = purchased("2023-02-09", "workflow", 10)
+        await read_in_turns(reader, [workflow("2023-02-08", 2), bought])
+        documents = await reader.documents(clocks_of([bought])[0])
+    assert [lot["lot"] for lot in documents["c-1"]["lots"]] == ["l-1"]
+
+
+async def test_what_is_left_of_a_lot_expires_though_it_ended_before_the_first_open_day(
+    fresh_database_url,
+):
+    # It ends with the cycle, and expires on the first day of the next one, the first open one.
+    lines = [registered("2021-01-01", billing_day=1, time_zone="UTC")]
+    lines += [
+        purchased("2021-01-01", "workflow", 10),
+        purchased("2021-06-01", "workflow", 30, "l-2"),
+    ]
+    lines += [workflow("2021-12-30", 1), workflow("2022-01-05", 1)]
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(reader, lines)
+        held = (await loaded(engine, ["c-1"]))["c-1"]
+    assert held.lots["l-1"].expires_on == held.open_from == date(2022, 1, 1)
+
+
+async def test_nothing_is_decided_without_lots_that_are_over(fresh_database_url, monkeypatch):
+    load = account_store.load
+
+    async def load_too_little(driver, channels, needed_from=None, **_):
+        return await load(driver, channels, needed_from)
+
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(reader, YEARS)
+        monkeypatch.setattr(account_store, "load", load_too_little)
+        with pytest.raises(AssertionError):
+            await read_in_turns(reader, [purchased("2023-02-08", "workflow", 10, lot="l-1")])
