@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.benchmarks import books, delay, month_before, product
+from tests.benchmarks import books, delay, in_use, product
 from tests.benchmarks.population import PARTITIONS, Population
 from tests.benchmarks.workload import Spec, Workload
 
@@ -57,6 +57,7 @@ class Scenario:
     days: int = DAYS  # Of how many days there is traffic, that of the history too.
     partitions: int = PARTITIONS
     month_before: int = 0  # Events in the table of the month before.
+    lots_over: int = 0  # How many each lot follows that are over.
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""
@@ -164,8 +165,8 @@ class Bench:
                 )
                 joined = manifest.joined(backlog.manifest)
                 lines.append((self._result(scenario, backlog), before, joined))
-            if scenario.month_before:
-                before = await histories.enter_async_context(self._month_before(scenario, base))
+            if scenario.month_before or scenario.lots_over:
+                before = await histories.enter_async_context(self._in_use(scenario, base))
                 lines = [(self._result(scenario, backlog), before, backlog.manifest)]
             for number in range(runs):
                 raw = await self.insert("arrays", events, scenario.channels)
@@ -309,12 +310,14 @@ class Bench:
             yield Base(base.population, name), workload.manifest
 
     @contextlib.asynccontextmanager
-    async def _month_before(self, scenario: Scenario, base: Base) -> AsyncIterator[Base]:
-        """Give a database that was in use in the month before."""
+    async def _in_use(self, scenario: Scenario, base: Base) -> AsyncIterator[Base]:
+        """Give a database that has been in use."""
         async with self._stack.database("before", template=base.database) as name:
-            await month_before.fill(
-                self._stack.url_of(name), now=self._now, events=scenario.month_before
-            )
+            url = self._stack.url_of(name)
+            if scenario.month_before:
+                await in_use.add_month_before(url, now=self._now, events=scenario.month_before)
+            if scenario.lots_over:
+                await in_use.add_lots_over(url, each=scenario.lots_over)
             yield Base(base.population, name)
 
     async def _run(

@@ -35,22 +35,32 @@ async def test_a_run_counts_only_if_the_books_are_what_was_sent(database_url, br
             await bench.measure(SMALL, events=3_000, runs=1)
 
 
-async def test_a_month_before_has_events_of_every_channel(database_url, broker):
+async def test_a_database_in_use_has_events_and_lots_of_every_channel(database_url, broker):
     now = datetime.now(UTC)
     stack = Stack(broker, database_url, "embedded", {})
     async with Bench(stack, now=now) as bench:
-        scenario = replace(SMALL, month_before=400)
+        scenario = replace(SMALL, month_before=400, lots_over=2)
         base = await bench._base(scenario, 3_000)
-        async with bench._month_before(scenario, base) as found:
-            connection = await asyncpg.connect(stack.url_of(found.database))
+        async with bench._in_use(scenario, base) as found:
+            books = await asyncpg.connect(
+                stack.url_of(found.database), server_settings={"search_path": "lotmeter"}
+            )
             try:
-                rows = await connection.fetch(
-                    "SELECT month, count(DISTINCT channel), count(*) FROM lotmeter.event GROUP BY 1"
+                events = await books.fetch(
+                    "SELECT month, count(DISTINCT channel), count(*) FROM event GROUP BY 1"
                 )
+                lots = await books.fetchrow(
+                    "SELECT count(*), count(*) FILTER (WHERE ends_on > now() - interval '9 months')"
+                    " AS open, count(DISTINCT channel) AS channels FROM lot"
+                )
+                windows = await books.fetchval("SELECT count(*) FROM lot_window WHERE taken > 0")
             finally:
-                await connection.close()
+                await books.close()
 
-    assert rows == [(event_store.month_of(instant_of(now)) - 1, 20, 400)]
+    assert events == [(event_store.month_of(instant_of(now)) - 1, 20, 400)]
+    assert lots["count"] == 3 * lots["open"]
+    assert lots["channels"] == 20
+    assert windows > 12 * lots["open"]
 
 
 def test_quantile_weighs_delays_by_their_events():
