@@ -347,7 +347,7 @@ class Changes:
             if not tallies.changed and not tallies.changed_before:
                 continue
             for (person, day), (peak, at, level) in tallies.changed.items():
-                row = (channel, product, person, day, peak, at, None if at is None else level)
+                row = (channel, day, product, person, peak, at, None if at is None else level)
                 self._readings.append(row)
             tallies.changed.clear()
             for person, report in tallies.changed_before.items():

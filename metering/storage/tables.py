@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 # The last of the migrations: these are the tables that it leaves.
-REVISION = "0006"
+REVISION = "0007"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -258,14 +258,15 @@ daybook = sa.Table(
     postgresql_with={"fillfactor": "70", "toast_tuple_target": "8160"},
 )
 
-# Levels and seats, by day: the highest level that counts on it, and the latest report of it.
+# Levels and seats, by day: the highest level that counts on it, and the latest report of it. What
+# is read and written together, the last days of a channel, stands together.
 reading = sa.Table(
     "reading",
     metadata,
     _key("channel", _text),
+    _key("on_day", _date),
     _key("product", _text),
     _key("person", _bytes),
-    _key("on_day", _date),
     _column("peak", sa.BigInteger, nullable=True),
     _column("last_at", _instant, nullable=True),
     _column("last_level", sa.BigInteger, nullable=True),
@@ -313,6 +314,8 @@ notice = sa.Table(
     _column("on_day", _date),
     _column("detail", _text),  # JSON.
     _column("issued_at", sa.DateTime(timezone=True), server_default=sa.func.now()),
+    # With a channel only those of its last days are read.
+    sa.Index("notice_by_channel_and_day", "channel", "on_day"),
 )
 
 # Closed cycles, as they will stand for ever.

@@ -47,6 +47,13 @@ SELECT channel, lot, number, starts_on + make_interval(months => number), quota,
 FROM generate_series(0, 11) AS number CROSS JOIN lot
 WHERE lot LIKE '%-before-%' AND number < quotas_of(product)
 """
+# One for each month of each lot, as of a threshold.
+_NOTICES = """
+INSERT INTO notice (channel, number, kind, product, on_day, detail)
+SELECT channel, 1000000 + row_number() OVER (), 'quota_used', product,
+    starts_on + make_interval(months => number), '{"percent":80}'
+FROM generate_series(0, 11) AS number CROSS JOIN lot WHERE lot LIKE '%-before-%'
+"""
 
 
 async def add_month_before(url: str, *, now: datetime, events: int) -> None:
@@ -59,11 +66,14 @@ async def add_month_before(url: str, *, now: datetime, events: int) -> None:
 
 
 async def add_lots_over(url: str, *, each: int) -> None:
-    """Give channels for each of their lots so many that are over, with all their months used up."""
+    """Give channels for each of their lots so many that are over, with all their months used up,
+    and a notice of each month.
+    """
     async with _books_of(url) as books:
         await books.execute(_LOTS, each)
         await books.execute(_RENEWALS, each)
         await books.execute(_WINDOWS)
+        await books.execute(_NOTICES)
 
 
 @asynccontextmanager

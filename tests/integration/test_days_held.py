@@ -12,7 +12,7 @@ from metering import account_cache, meter, records
 from metering.accounts import DaysMissing, Earlier
 from metering.periods import ONE_DAY
 from metering.storage import account_store
-from metering.storage.database import driver_of, transaction
+from metering.storage.database import driver_of, go_by_indexes, transaction
 from tests.builders import (
     assigned,
     contacts,
@@ -450,3 +450,40 @@ async def test_nothing_is_decided_without_lots_that_are_over(fresh_database_url,
         monkeypatch.setattr(account_store, "load", load_too_little)
         with pytest.raises(AssertionError):
             await read_in_turns(reader, [purchased("2023-02-08", "workflow", 10, lot="l-1")])
+
+
+OLD_READINGS = """
+INSERT INTO reading (channel, on_day, product, person, peak, last_at, last_level)
+SELECT 'c-1', date '2023-02-01' - day, 'operator_seat', int8send(person), 1, 0, 1
+FROM generate_series(1, 400) AS day, generate_series(1, 20) AS person
+"""
+OLD_NOTICES = """
+INSERT INTO notice (channel, number, kind, product, on_day, detail)
+SELECT 'c-1', 1000 + day, 'quota_used', 'workflow', date '2023-01-01' - day, '{"percent": 80}'
+FROM generate_series(1, 2000) AS day
+"""
+
+
+async def pages_read(driver, statement):
+    """Count the pages that a statement looks at which is about the last days of a channel."""
+    explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+    [plan] = await driver.fetchval(explained, '["c-1"]', '["2023-02-07"]')
+    return plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "older"),
+    [(account_store._READINGS, OLD_READINGS), (account_store._TOLD, OLD_NOTICES)],
+    ids=["readings", "notices"],
+)
+async def test_a_load_passes_by_what_came_on_days_long_before(fresh_database_url, statement, older):
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await read_in_turns(reader, YEARS)
+        async with transaction(engine) as connection:
+            driver = await driver_of(connection)
+            await go_by_indexes(driver)
+            before = await pages_read(driver, statement)
+            await driver.execute(older)
+            assert await pages_read(driver, statement) <= before + 4

@@ -75,6 +75,20 @@ async def test_the_migrations_make_the_tables_that_the_program_knows(fresh_datab
     assert found == []
 
 
+async def test_keys_have_their_columns_in_the_order_that_the_program_knows(owner):
+    async with owner.connect() as connection:
+        keys = await connection.run_sync(
+            lambda sync: {
+                table.name: sa.inspect(sync).get_pk_constraint(table.name)["constrained_columns"]
+                for table in metadata.sorted_tables
+            }
+        )
+    assert keys == {
+        table.name: [column.name for column in table.primary_key.columns]
+        for table in metadata.sorted_tables
+    }
+
+
 async def test_the_database_knows_how_many_quotas_a_lot_holds(owner):
     async with owner.connect() as connection:
         found = {
