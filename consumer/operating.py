@@ -48,7 +48,8 @@ def migrate(
     settings = settings_for(kafka=False)
 
     async def work() -> str:
-        engine = engine_of(settings)
+        # To build an index of a large table takes longer than any answer that members wait for.
+        engine = engine_of(settings, is_patient=True)
         try:
             revision = await schema.migrate(engine, settings.database_schema)
             await schema.grant(

@@ -112,9 +112,13 @@ def catalog_of(settings: Settings) -> Catalog:
         raise Stop(f"{PREFIX}CATALOG cannot be read: {error.strerror}", WRONG_USAGE) from None
 
 
-def engine_of(settings: Settings) -> AsyncEngine:
+def engine_of(settings: Settings, *, is_patient: bool = False) -> AsyncEngine:
     """Make an engine for the database that the settings name."""
-    return create_engine(settings.database_url.get_secret_value(), schema=settings.database_schema)
+    return create_engine(
+        settings.database_url.get_secret_value(),
+        schema=settings.database_schema,
+        is_patient=is_patient,
+    )
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401

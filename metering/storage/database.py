@@ -66,15 +66,19 @@ _CHANGED = "0A000"
 _TRY_AGAIN = ("08", "53", "57", "40001", "40P01", "55P03", _READ_ONLY, _CHANGED, "25P03", "25P04")
 
 
-def create_engine(url: str, *, schema: str = "lotmeter", connections: int = 8) -> AsyncEngine:
-    """Make an engine for a database URL (postgresql://user:password@host/db)."""
+def create_engine(
+    url: str, *, schema: str = "lotmeter", connections: int = 8, is_patient: bool = False
+) -> AsyncEngine:
+    """Make an engine for a database URL (postgresql://user:password@host/db), which waits for an
+    answer as long as it takes if it is patient.
+    """
 
     async def connect() -> asyncpg.Connection:
         # The driver reads the URL itself: it knows sslmode, sslrootcert and the like as others do.
         connection: asyncpg.Connection = await asyncpg.connect(
             url,
             timeout=CONNECT_SECONDS,
-            command_timeout=COMMAND_SECONDS,
+            command_timeout=None if is_patient else COMMAND_SECONDS,
             server_settings={**SERVER_SETTINGS, "search_path": schema},
         )
         return connection

@@ -1,5 +1,6 @@
 """The schema is what the tables say, and each role may do what it needs and no more."""
 
+import asyncio
 from pathlib import Path
 
 import asyncpg
@@ -10,13 +11,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from asyncpg.exceptions import CheckViolationError, InsufficientPrivilegeError
 
-from consumer import simulate
+from consumer import operating, simulate
 from consumer.envelopes import instant_from
 from consumer.readers import decoder_for
 from metering.catalog import PRODUCTS, shipped_catalog
 from metering.lots import quotas_of
 from metering.meter import Meter
-from metering.storage import book_store, schema
+from metering.storage import book_store, database, schema
 from metering.storage.database import create_engine
 from metering.storage.tables import IMMUTABLE, metadata
 from metering.verification import verify
@@ -189,6 +190,20 @@ async def test_a_database_without_a_schema_has_no_revision(fresh_database_url):
 
 async def test_migrating_again_changes_nothing(owner):
     assert await schema.migrate(owner, "lotmeter") == (await schema.revision_of(owner))[1]
+
+
+async def test_migrating_may_take_longer_than_members_wait_for_an_answer(
+    fresh_database_url, monkeypatch
+):
+    monkeypatch.setattr(database, "COMMAND_SECONDS", 0.5)
+    monkeypatch.setenv("LOTMETER_DATABASE_URL", fresh_database_url)
+    other = await asyncpg.connect(fresh_database_url)
+    await other.execute("SELECT pg_advisory_lock(hashtext('lotmeter.migrate'))")
+    migrating = asyncio.create_task(asyncio.to_thread(operating.migrate, create_roles=False))
+    await asyncio.sleep(1.5)
+    assert not migrating.done()
+    await other.close()
+    await migrating
 
 
 async def test_the_app_role_can_keep_the_books_and_prove_them(roles):
