@@ -210,7 +210,10 @@ async def limits(runs: Bench, told: argparse.Namespace, rate: float) -> report.D
 
 def main() -> int:
     """Run what was asked for."""
-    told = options().parse_args()
+    parser = options()
+    told = parser.parse_args()
+    if told.history and told.lots_over:
+        parser.error("either --history or --lots-over")
     told.events = told.events or (EVENTS_IF_QUICK if told.quick else EVENTS)
     if told.profile:
         told.profile.mkdir(parents=True, exist_ok=True)
