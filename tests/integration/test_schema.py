@@ -147,15 +147,16 @@ INSERT INTO fill VALUES
 """
 
 
+async def upgrade(url, revision):
+    engine = create_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(schema._upgrade, revision)
+    await engine.dispose()
+
+
 async def test_sums_that_had_a_row_each_are_taken_over_by_day(fresh_database_url):
     books = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
     await books.execute("CREATE SCHEMA lotmeter")
-
-    async def upgrade(revision):
-        engine = create_engine(fresh_database_url)
-        async with engine.begin() as connection:
-            await connection.run_sync(schema._upgrade, revision)
-        await engine.dispose()
 
     async def seen():
         tallies = await books.fetch("SELECT * FROM tally ORDER BY 1, 2, 3, 4")
@@ -163,10 +164,10 @@ async def test_sums_that_had_a_row_each_are_taken_over_by_day(fresh_database_url
             "SELECT * FROM fill WHERE quantity > 0 ORDER BY 1, 2, 3, 4"
         )
 
-    await upgrade("0005")
+    await upgrade(fresh_database_url, "0005")
     await books.execute(SUMS_OF_OLD)
     before = await seen()
-    await upgrade("0006")
+    await upgrade(fresh_database_url, "0006")
     after = await seen()
     days = await books.fetchval("SELECT count(*) FROM daybook")
     await books.close()
@@ -174,6 +175,25 @@ async def test_sums_that_had_a_row_each_are_taken_over_by_day(fresh_database_url
     assert after == before
     assert [len(rows) for rows in after] == [5, 5]
     assert days == 4
+
+
+async def test_what_was_reported_stays_under_its_new_key(fresh_database_url):
+    books = await asyncpg.connect(fresh_database_url, server_settings={"search_path": "lotmeter"})
+    await books.execute("CREATE SCHEMA lotmeter")
+    await upgrade(fresh_database_url, "0006")
+    await books.execute("""
+        INSERT INTO reading (channel, product, person, on_day, peak, last_at, last_level)
+        SELECT 'c-' || channel, product, int8send(person), date '2024-01-01' + day, 1, 2, 3
+        FROM generate_series(1, 2) AS channel, unnest(ARRAY['mu', 'basic_seat']) AS product,
+            generate_series(1, 3) AS person, generate_series(1, 4) AS day
+    """)
+    before = await books.fetch("SELECT * FROM reading ORDER BY 1, 2, 3, 4")
+    await upgrade(fresh_database_url, "0007")
+    after = await books.fetch("SELECT * FROM reading ORDER BY 1, 2, 3, 4")
+    await books.close()
+
+    assert len(before) == 48
+    assert after == before
 
 
 async def test_the_revision_that_the_program_wants_is_the_last_of_the_migrations(owner):
