@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 PARTITIONS = 16
 
 # Previous cycles stay open while a benchmark runs, so that a lot can be in its second window and
-# give carried units.
-CLOSING_HOURS = 240
+# give carried units. With a month of traffic they ended a month ago: one that may close by then
+# does so while its channel buys its lots, and refuses them.
+CLOSING_HOURS = 35 * 24
 
 # At noon in UTC it is the same day in all of these.
 ZONES = ("Asia/Seoul", "Asia/Tokyo", "America/New_York", "Europe/Berlin", "UTC", "Asia/Kathmandu")

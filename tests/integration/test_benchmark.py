@@ -1,7 +1,7 @@
 """The benchmark measures right books only."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -10,6 +10,7 @@ from metering.periods import instant_of
 from metering.storage import event_store
 from tests.benchmarks.books import WrongBooks
 from tests.benchmarks.delay import _quantile
+from tests.benchmarks.population import CLOSING_HOURS, Population
 from tests.benchmarks.runs import Bench, Scenario
 from tests.benchmarks.stack import Stack
 from tests.benchmarks.workload import Manifest
@@ -61,6 +62,16 @@ async def test_a_database_in_use_has_events_and_lots_of_every_channel(database_u
     assert lots["count"] == 3 * lots["open"]
     assert lots["channels"] == 20
     assert windows > 12 * lots["open"]
+
+
+@pytest.mark.parametrize("days", [2, 26])
+def test_no_cycle_closes_while_channels_buy_their_lots(days):
+    for day in range(366):
+        now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day)
+        population = Population(1, events_each=1, days=days, now=now, mark="bench")
+        # There the cycle before ended.
+        closes = population.begins + timedelta(hours=CLOSING_HOURS)
+        assert closes > now + timedelta(days=1)
 
 
 def test_quantile_weighs_delays_by_their_events():
