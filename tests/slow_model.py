@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-# Run as a file, Python would look for the other modules beside this one only.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:
+    # Run as a file, Python would look for the other modules beside this one only.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.slow_model_channel import (
     Channel,
