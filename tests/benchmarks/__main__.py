@@ -9,9 +9,9 @@ import argparse
 import asyncio
 import logging
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asyncpg
 from aiokafka.errors import KafkaError
@@ -22,6 +22,9 @@ from tests.benchmarks.population import PARTITIONS
 from tests.benchmarks.runs import DAYS, Bench, Scenario
 from tests.benchmarks.stack import running_database, running_stack
 from tests.benchmarks.workload import MIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EVENTS, EVENTS_IF_QUICK = 500_000, 200_000
 HISTORY = 10_000_000
@@ -71,8 +74,12 @@ MATRIX = [
         ONE_MEMBER, LOTS_OVER, Scenario("of three days", is_of_days=True),
     ],
 ]  # fmt: skip
+FEW_CHANNELS = Scenario("100 channels, all alike, 0 % duplicates", channels=100)
 MONTH = Scenario("after 2,000,000 events of 26 days of history", history=2_000_000, days=26)
 ON_KAFKA = [USUAL, *SOME]
+# Of which traffic there is a steady stream, too, and of which shares of its rate.
+STREAMS = {USUAL: (1 / 2,)}
+STREAMS_IF_FULL = {USUAL: (1 / 2, 1 / 4), FEW_CHANNELS: (1 / 2, 1 / 4)}
 
 
 def options() -> argparse.ArgumentParser:
@@ -102,6 +109,10 @@ def options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-proof", action="store_true", help="leave out verify")
     one = parser.add_argument_group("one scenario of your own, and nothing else")
+    one.add_argument(
+        "--stream", type=positive, nargs="+", metavar="RATE",
+        help="the delay of a steady stream, of so many events a second, instead of a backlog",
+    )  # fmt: skip
     one.add_argument("--channels", type=positive)
     one.add_argument("--partitions", type=positive, help="of each topic")
     one.add_argument("--mix", choices=MIXES)
@@ -148,6 +159,8 @@ def plan(told: argparse.Namespace) -> list[tuple[bool, list[Scenario]]]:
     own = own_scenario(told)
     if own is not None:
         return [(told.apache_kafka, [own])]
+    if told.stream:
+        return [(told.apache_kafka, [USUAL])]
     if told.quick:
         return [(told.apache_kafka, [QUICK])]
     return [(told.apache_kafka, [USUAL, *SOME])]
@@ -160,6 +173,7 @@ async def bench(told: argparse.Namespace) -> report.Document:
     if any(is_apache for is_apache, _ in groups):
         apache_kafka.require()
     document = report.opened()
+    streams = dict(STREAMS_IF_FULL if told.full else STREAMS)
     settings = profiling.SERVER_SETTINGS if told.profile else {}
     async with running_database(told.database, settings=settings) as database:
         document["machine"]["postgresql"] = await version_of(database[0])
@@ -169,6 +183,10 @@ async def bench(told: argparse.Namespace) -> report.Document:
                 Bench(stack, now=datetime.now(UTC)) as runs,
             ):
                 for scenario in scenarios:
+                    if told.stream:
+                        document["delays"] += await delays(runs, scenario, told, told.stream)
+                        report.write(told.json, document)
+                        continue
                     # All are held against what was sent; proving every one takes too long.
                     is_proved = not (told.no_proof or scenario.lots_over) and (
                         not told.full or scenario is scenarios[-1]
@@ -181,8 +199,10 @@ async def bench(told: argparse.Namespace) -> report.Document:
                     )  # fmt: skip
                     document["scenarios"] += [result.document() for result in results]
                     if scenario is USUAL and "limits" not in document:
-                        rate = document["scenarios"][-1]["rate"]
-                        document["limits"] = await limits(runs, told, rate)
+                        document["limits"] = await limits(runs, told)
+                    rate = document["scenarios"][-1]["rate"]
+                    rates = [share * rate for share in streams.pop(scenario, ())]
+                    document["delays"] += await delays(runs, scenario, told, rates)
                     report.write(told.json, document)
     return document
 
@@ -196,16 +216,24 @@ async def version_of(url: str) -> str:
         await connection.close()
 
 
-async def limits(runs: Bench, told: argparse.Namespace, rate: float) -> report.Document:
-    """Measure what the product is made of, and how late its books are at half of its rate."""
+async def limits(runs: Bench, told: argparse.Namespace) -> report.Document:
+    """Measure what the product is made of."""
     events = told.events
-    found = {
+    return {
         "reading_alone": await runs.read(USUAL, events=events),
         "insert_by_copy": await runs.insert("copy", events, USUAL.channels),
         "plain_consumer": await runs.plain(USUAL, events=events, seconds=PLAIN_SECONDS),
     }
-    delays = await runs.delays(USUAL, events=events, rate=rate / 2, seconds=DELAY_SECONDS)
-    return {**found, "delay_seconds": asdict(delays)}
+
+
+async def delays(
+    runs: Bench, scenario: Scenario, told: argparse.Namespace, rates: Iterable[float]
+) -> list[report.Document]:
+    """Measure how late the books are with steady streams of so many events a second."""
+    return [
+        await runs.delays(scenario, events=told.events, rate=rate, seconds=DELAY_SECONDS)
+        for rate in rates
+    ]
 
 
 def main() -> int:
@@ -214,6 +242,10 @@ def main() -> int:
     told = parser.parse_args()
     if told.history and told.lots_over:
         parser.error("either --history or --lots-over")
+    if told.stream and any(
+        [told.full, told.quick, told.record, told.profile, told.history, told.lots_over]
+    ):
+        parser.error("--stream is of a new database, and of nothing else")
     told.events = told.events or (EVENTS_IF_QUICK if told.quick else EVENTS)
     if told.profile:
         told.profile.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,7 @@ def opened() -> Document:
             **{name: version(name) for name in LIBRARIES},
         },
         "scenarios": [],
+        "delays": [],
     }
 
 
@@ -81,10 +82,13 @@ def record(document: Document) -> None:
 
 def tables(document: Document) -> dict[str, Rows]:
     """Lay out what was measured."""
-    scenarios = document["scenarios"]
-    found = {"rates": _rates(scenarios), "costs": _costs(scenarios)}
+    found = {}
+    if scenarios := document["scenarios"]:
+        found = {"rates": _rates(scenarios), "costs": _costs(scenarios)}
     if "limits" in document:
         found["limits"] = _limits(document)
+    if delays := document["delays"]:
+        found["delays"] = _delays(delays)
     machine = document["machine"]
     found["machine"] = [
         ("measured", document["measured_at"]),
@@ -136,7 +140,6 @@ def _costs(scenarios: list[Document]) -> Rows:
 
 def _limits(document: Document) -> Rows:
     limits, usual = document["limits"], document["scenarios"][0]
-    late = limits["delay_seconds"]
     rates = {
         "lotmeter": usual["rate"],
         "aiokafka reading alone": limits["reading_alone"],
@@ -150,11 +153,20 @@ def _limits(document: Document) -> Rows:
             (name, f"{rate:,.0f}", f"{usual['rate'] / rate:.2f} of it")
             for name, rate in rates.items()
         ),
-        *(
-            (f"delay at {late['rate']:,.0f} a second, {name}", f"{late[key]:.3f} s", "")
-            for name, key in (("p50", "p50"), ("p99", "p99"), ("longest", "longest"))
-        ),
     ]
+
+
+def _delays(delays: list[Document]) -> Rows:
+    return [
+        ("stream", "broker", "events/s", "p50", "p99", "longest"),
+        *(
+            (
+                each["name"], each["broker"], f"{each['rate']:,.0f}",
+                *(f"{each[key]:.2f} s" for key in ("p50", "p99", "longest")),
+            )
+            for each in delays
+        ),
+    ]  # fmt: skip
 
 
 def _markdown(rows: Rows) -> str:

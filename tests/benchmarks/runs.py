@@ -132,6 +132,7 @@ class Bench:
         self._stack, self._now = stack, now
         self._bases: dict[tuple[int, ...], Base] = {}
         self._backlogs: dict[Spec, Workload] = {}
+        self._streams = 0
         self._databases = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -216,12 +217,13 @@ class Bench:
 
     async def delays(
         self, scenario: Scenario, *, events: int, rate: float, seconds: float
-    ) -> delay.Delays:
+    ) -> dict[str, Any]:
         """Measure the delay of a steady stream to the channels of a backlog."""
         base = await self._base(scenario, events)
+        self._streams += 1
         spec = replace(
             scenario.spec(round(rate * seconds)),
-            name=f"{self._stack.mark}.steady",
+            name=f"{self._stack.mark}.steady.{self._streams}",
             seed=9,
             reach=(scenario.last(STEADY), 1.0),
         )
@@ -236,7 +238,7 @@ class Bench:
             f"  delay at {rate:,.0f} a second: p50 {found.p50:.3f} s, p99 {found.p99:.3f} s,"
             f" at most {found.longest:.3f} s"
         )
-        return found
+        return {**asdict(scenario), "broker": self._stack.broker, **asdict(found)}
 
     # Steps
 

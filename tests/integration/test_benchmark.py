@@ -9,7 +9,7 @@ import pytest
 from metering.periods import instant_of
 from metering.storage import event_store
 from tests.benchmarks.books import WrongBooks
-from tests.benchmarks.delay import _quantile
+from tests.benchmarks.delay import WARM_SECONDS, _quantile
 from tests.benchmarks.population import CLOSING_HOURS, Population
 from tests.benchmarks.runs import Bench, Scenario
 from tests.benchmarks.stack import Stack
@@ -34,6 +34,17 @@ async def test_a_run_counts_only_if_the_books_are_what_was_sent(database_url, br
         )
         with pytest.raises(WrongBooks, match=r"^1 totals are not what was sent"):
             await bench.measure(SMALL, events=3_000, runs=1)
+
+
+async def test_each_stream_is_measured_by_itself(database_url, broker):
+    stack = Stack(broker, database_url, "embedded", {})
+    async with Bench(stack, now=datetime.now(UTC)) as bench:
+        # Each has its books held against what was sent.
+        for rate in (100, 200):
+            found = await bench.delays(SMALL, events=3_000, rate=rate, seconds=WARM_SECONDS + 1)
+            assert found["name"] == "small"
+            assert found["events"] == rate
+            assert 0.1 < found["p50"] <= found["p99"] <= found["longest"]
 
 
 async def test_a_database_in_use_has_events_and_lots_of_every_channel(database_url, broker):

@@ -208,6 +208,21 @@ async def test_batches_of_two_channels_queue_whichever_name_is_longer(
     assert await kinds_of(both) == {"applied": 2, "duplicate": 2}
 
 
+@pytest.mark.usefixtures("reader")
+async def test_the_wary_claim_in_the_order_of_bytes_whatever_the_collation(fresh_database_url):
+    # No collation of the embedded server has another order: only the plan tells.
+    connection = await asyncpg.connect(fresh_database_url, server_settings={"search_path": SCHEMA})
+    try:
+        async with connection.transaction():
+            await connection.execute(event_store._STAGE)
+            plan = await connection.fetch("EXPLAIN " + event_store._CLAIM)
+    finally:
+        await connection.close()
+
+    [order] = [line for (line,) in plan if "Sort Key" in line]
+    assert order.endswith('arrived.channel COLLATE "C", arrived.digest')
+
+
 async def test_identities_are_looked_up_by_the_index_of_another_month(reader, fresh_database_url):
     await reader.read([used(f"x-{number}") for number in range(500)], now=NOW)
     event = reader.batch_of([used("y", "2024-02-02")]).records[0].found
