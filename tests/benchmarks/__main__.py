@@ -74,12 +74,12 @@ MATRIX = [
         ONE_MEMBER, LOTS_OVER, Scenario("of three days", is_of_days=True),
     ],
 ]  # fmt: skip
-FEW_CHANNELS = Scenario("100 channels, all alike, 0 % duplicates", channels=100)
 MONTH = Scenario("after 2,000,000 events of 26 days of history", history=2_000_000, days=26)
 ON_KAFKA = [USUAL, *SOME]
-# Of which traffic there is a steady stream, too, and of which shares of its rate.
+# Of which traffic there is a steady stream, too, and of which shares of its rate. The first line of
+# the matrix is of few channels.
 STREAMS = {USUAL: (1 / 2,)}
-STREAMS_IF_FULL = {USUAL: (1 / 2, 1 / 4), FEW_CHANNELS: (1 / 2, 1 / 4)}
+STREAMS_IF_FULL = {USUAL: (1 / 2, 1 / 4), MATRIX[0][0]: (1 / 2, 1 / 4)}
 
 
 def options() -> argparse.ArgumentParser:
