@@ -1,12 +1,16 @@
 """The hot path: fetch, record, advance. All control flow between Kafka and the books is here.
 
     Kafka ──pump──> chunks of each partition ──lane──> batch ──> meter.record ──> advance
-              ^            (bounded)          (partition modulo lanes)               │
+              ^            (bounded)         (of what waits longest)                 │
               └─────────── claimed again, after a while: fenced, database away <─────┘
 
 A lane takes whatever has gathered as soon as it is free, so batches are as big as the backlog: all
-that waits of the partitions of one number, and of more numbers while it is little. A
-batch begins where the books are, not at its first record: logs have holes. Whatever goes wrong
+that waits of the partitions of one number, and of more numbers while it is little. Which comes next
+is decided by how long it has waited, but for numbers that another lane is at work on: they have the
+same channels. Lanes with numbers of their own drifted apart, and one let its own wait twice as long
+as the other.
+
+A batch begins where the books are, not at its first record: logs have holes. Whatever goes wrong
 after a batch was begun, its outcome is unknown until the position has been read again.
 """
 
@@ -99,8 +103,9 @@ class Loop:
         self._progress = Progress(consumer, partitions, meter, settings=settings)
         self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
         self._is_stopping = False
-        # When each batch that runs was begun, by the monotonic clock.
+        # When each batch that runs was begun, by the monotonic clock; and of which numbers it is.
         self.batch_since: dict[int, float] = {}
+        self._numbers: list[set[int]] = [set() for _ in range(settings.lanes)]
 
     async def run(self) -> None:
         """Read until `stop` is called and the batches that run are recorded."""
@@ -120,21 +125,20 @@ class Loop:
     def stop(self) -> None:
         """Begin no other batch."""
         self._is_stopping = True
-        for news in self.pump.news:
-            news.set()
+        self.pump.news.set()
 
     # Recording
 
     async def _work(self, lane: int) -> None:
         failures = 0
         while not self._is_stopping:
-            self.pump.news[lane].clear()
+            self.pump.news.clear()
             self.batch_since[lane] = time.monotonic()
             stretches = await self._gather(lane)
             if not stretches:
                 del self.batch_since[lane]
                 if not self._is_stopping:
-                    await self.pump.news[lane].wait()
+                    await self.pump.news.wait()
                 continue
             partitions = list({stretch.held: None for stretch in stretches})
             try:
@@ -160,6 +164,9 @@ class Loop:
                 del self.batch_since[lane]
                 for held in partitions:
                     held.is_busy = False
+                # What came of these numbers meanwhile is now for whichever lane is free.
+                self._numbers[lane].clear()
+                self.pump.news.set()
 
     async def _gather(self, lane: int) -> list[Stretch]:
         """Decode what has come for a lane, chunk by chunk as it was fetched; returns it in order of
@@ -180,6 +187,7 @@ class Loop:
                 if is_full:
                     break
             held.is_busy = True
+            self._numbers[lane].add(held.tp.partition)
             held.chunks.popleft()
             last = chunk.records[-1] if chunk.records else None
             records_read = self._read(held, chunk)
@@ -208,12 +216,15 @@ class Loop:
         """
         if stretches:
             number = stretches[-1].held.tp.partition
-            found = _oldest(self.pump.of_lane(lane), number)
-            if found is None and await self.pump.has_brought(lane, number):
-                found = _oldest(self.pump.of_lane(lane), number)
+            found = _oldest(self._partitions.ready, number)
+            if found is None and await self.pump.has_brought(number):
+                found = _oldest(self._partitions.ready, number)
             if found or records >= BATCH_RECORDS_MIN:
                 return found
-        return _oldest(self.pump.of_lane(lane))
+        others = [numbers for at, numbers in enumerate(self._numbers) if at != lane]
+        taken = set[int]().union(*others)
+        ready = self._partitions.ready
+        return _oldest([held for held in ready if held.tp.partition not in taken])
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:
         assert held.claim is not None

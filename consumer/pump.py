@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 # Decoded without a break. Heartbeats and the other lanes get their turn in between.
 CHUNK_RECORDS_MAX = 1_000
 
-# A part of a batch at hand is enough for a lane to fill up on a backlog: asking is faster than
-# decoding, and all that waits takes memory. A stream comes by itself, for each number of partitions
-# a little: what has no room waits with the client, and misses the turn of its number.
+# A part of a batch at hand is enough to fill up on a backlog: asking is faster than decoding, and
+# all that waits takes memory. A stream comes by itself, for each number of partitions a little:
+# what has no room waits with the client, and misses the turn of its number.
 BACKLOG_SHARE, STREAM_SHARE = 1 / 8, 1 / 2
 
 # How long to wait for news, and how long where a lane that is full may be free again soon.
@@ -67,7 +67,11 @@ log = structlog.get_logger()
 
 
 class Pump:
-    """The one who asks. What it has fetched stands in the chunks of each partition."""
+    """The one who asks. What it has fetched stands in the chunks of each partition.
+
+    Backlogs queue up for their turns, number by number of their partitions, in as many queues as
+    there are lanes: one is fetched while another is worked on. Lanes take from all.
+    """
 
     def __init__(
         self, consumer: AIOKafkaConsumer, partitions: Partitions, *, settings: Settings
@@ -76,39 +80,36 @@ class Pump:
         self._partitions = partitions
         self._records_max = settings.batch_records_max
         self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
-        self._lanes = settings.lanes
-        # Set when something has come for a lane.
-        self.news = [asyncio.Event() for _ in range(settings.lanes)]
+        self._queues = settings.lanes
+        # Set when something has come: anything, and for a queue.
+        self.news = asyncio.Event()
+        self._brought = [asyncio.Event() for _ in range(self._queues)]
         self._one_by_one_until = 0.0
         self._chunks = 0  # How many were fetched.
-        # Lane by lane: whose turn it is, and for how many chunks more.
+        # Queue by queue: whose turn it is, and for how many chunks more.
         batch_chunks = math.ceil(settings.batch_records_max / CHUNK_RECORDS_MAX)
         self._turn_chunks = TURN_BATCHES * batch_chunks
-        self._next = [0] * settings.lanes
-        self._left = [self._turn_chunks] * settings.lanes
+        self._next = [0] * self._queues
+        self._left = [self._turn_chunks] * self._queues
         self._far: set[TopicPartition] = set()  # At the last look: nothing is held of them.
         self.asked_at = time.monotonic()  # For the watchdogs.
 
-    def of_lane(self, lane: int) -> list[Held]:
-        """Pick the partitions of a lane that may be read."""
-        ready = self._partitions.ready
-        return [held for held in ready if held.tp.partition % self._lanes == lane]
-
-    async def has_brought(self, lane: int, number: int) -> bool:
+    async def has_brought(self, number: int) -> bool:
         """Wait for more from the partitions of a number while they have their turn; says whether
         there is some.
         """
+        queue = number % self._queues
         for _ in range(TRIES):
-            partitions = [held for held in self.of_lane(lane) if held.tp.partition == number]
+            partitions = self._of_number(number)
             if any(held.chunks for held in partitions):
                 return True
-            is_its_turn = self._next[lane] == number and self._left[lane] < self._turn_chunks
+            is_its_turn = self._next[queue] == number and self._left[queue] < self._turn_chunks
             if not is_its_turn or not any(map(self._left_of, partitions)):
                 return False
-            self.news[lane].clear()
+            self._brought[queue].clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROOM_MS / 1_000):
-                    await self.news[lane].wait()
+                    await self._brought[queue].wait()
         return False
 
     async def run(self) -> None:
@@ -152,9 +153,9 @@ class Pump:
         """Have the client fetch what is near its turn, and let go of a backlog that is far."""
         ready = self._partitions.ready
         behind, near = self._behind(ready), set[int]()
-        for lane in range(self._lanes):
-            following = self._next[lane]
-            numbers = [number for number in behind if number % self._lanes == lane]
+        for queue in range(self._queues):
+            following = self._next[queue]
+            numbers = [number for number in behind if number % self._queues == queue]
             numbers.sort(key=lambda number: (number < following, number))
             near.update(numbers[:TURNS_AHEAD])
         far = {held.tp for held in ready if held.tp.partition in behind - near}
@@ -180,15 +181,15 @@ class Pump:
             log.warning("cannot_let_go", reason=type(error).__name__, partitions=len(paused))
 
     def _wanted(self) -> tuple[list[Held], list[Held]]:
-        """Pick the partitions to ask for: those with a backlog for which their lane has room, in
+        """Pick the partitions to ask for: those with a backlog for which their queue has room, in
         turns, as partitions of one number have the same channels; and those without.
         """
         backlog: list[Held] = []
         streams: list[Held] = []
         behind = self._behind(self._partitions.ready)
         paused, now = self._consumer.paused(), time.monotonic()
-        for lane in range(self._lanes):
-            following, partitions = self._next[lane], self.of_lane(lane)
+        for queue in range(self._queues):
+            following, partitions = self._next[queue], self._of_queue(queue)
             partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
             for found, is_behind, share in (
                 (backlog, True, BACKLOG_SHARE),
@@ -219,18 +220,18 @@ class Pump:
         whose accounts are loaded, settled and written once.
         """
         number = group[0].tp.partition
-        lane = number % self._lanes
-        partitions = self.of_lane(lane)
+        queue = number % self._queues
+        partitions = self._of_queue(queue)
         behind = self._behind(partitions)
         partitions = [held for held in partitions if held.tp.partition in behind]
         if not self._has_room(partitions, BACKLOG_SHARE):
             # Whoever has the turn goes on with it.
             return 0
         found = 0
-        if number != self._next[lane]:
-            self._next[lane], self._left[lane] = number, self._turn_chunks
+        if number != self._next[queue]:
+            self._next[queue], self._left[queue] = number, self._turn_chunks
         await self._look_ahead()
-        while self._left[lane] > 0 and self._has_room(partitions, BACKLOG_SHARE):
+        while self._left[queue] > 0 and self._has_room(partitions, BACKLOG_SHARE):
             self.asked_at = time.monotonic()
             chunks = 0
             for held in group:
@@ -243,19 +244,26 @@ class Pump:
                 # A lane that works without a break lets any time pass.
                 chunks = await self._fetch(on_its_way, timeout_ms=ROOM_MS)
             if not chunks:
-                self._left[lane] = 0
-            self._left[lane] -= chunks
+                self._left[queue] = 0
+            self._left[queue] -= chunks
             found += chunks
-        if self._left[lane] <= 0:
-            self._next[lane] = number + 1
-            self._left[lane] = self._turn_chunks
+        if self._left[queue] <= 0:
+            self._next[queue] = number + 1
+            self._left[queue] = self._turn_chunks
         return found
 
     def rest_of(self, number: int) -> int:
         """Say how many records are still to be read of a number, as far as the client knows."""
-        partitions = [held for held in self._partitions.ready if held.tp.partition == number]
+        partitions = self._of_number(number)
         waiting = [len(chunk.records) for held in partitions for chunk in held.chunks]
         return sum(waiting) + sum(map(self._left_of, partitions))
+
+    def _of_number(self, number: int) -> list[Held]:
+        return [held for held in self._partitions.ready if held.tp.partition == number]
+
+    def _of_queue(self, queue: int) -> list[Held]:
+        ready = self._partitions.ready
+        return [held for held in ready if held.tp.partition % self._queues == queue]
 
     def _left_of(self, held: Held) -> int:
         """Say how many offsets are still to be had, as far as the client knows."""
@@ -290,7 +298,8 @@ class Pump:
                 self._chunks += 1
                 held.chunks.append(Chunk(records, position, size, self._chunks))
                 held.fetched_to = position
-                self.news[held.tp.partition % self._lanes].set()
+                self.news.set()
+                self._brought[held.tp.partition % self._queues].set()
                 chunks += 1
         if chunks:
             await asyncio.sleep(0)

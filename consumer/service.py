@@ -233,7 +233,7 @@ def _consumer(settings: Settings) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level="read_committed",
-        # Of topics with as many partitions, partition n of each goes to one member, and one lane.
+        # Of topics with as many partitions, partition n of each goes to one member.
         partition_assignment_strategy=(RangePartitionAssignor,),
         session_timeout_ms=session_ms,
         heartbeat_interval_ms=session_ms // HEARTBEATS_A_SESSION,

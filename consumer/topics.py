@@ -20,8 +20,8 @@ WRITTEN_RETENTION_MS = 35 * DAY_MS
 
 
 def plan(settings: Settings, *, partitions: int, replication: int) -> list[NewTopic]:
-    """List the topics: all that are read have the same number of partitions, so that a channel
-    stays in one lane.
+    """List the topics: all that are read have the same number of partitions, so that all of a
+    channel is in partitions of one number, and with one lane at a time.
     """
     read = {
         "cleanup.policy": "delete",

@@ -5,6 +5,7 @@ of time.
 import asyncio
 from types import SimpleNamespace
 
+import pytest
 from aiokafka import TopicPartition
 
 from consumer import loop
@@ -14,6 +15,7 @@ from consumer.pump import Pump
 from consumer.settings import Settings
 from metering.errors import Rejected
 from metering.events import Count
+from metering.meter import Receipt
 
 ONE, THREE, FIVE = (TopicPartition("usage.mu", number) for number in (1, 3, 5))
 OTHER_ONE = TopicPartition("usage.seat", 1)
@@ -43,14 +45,34 @@ def chunk(number, *channels, at=1):
     return Chunk([record_of(channel, at) for channel in channels], number, 10, number)
 
 
-async def gathered(*held, ends=None, **changes):
-    """Gather once for lane 1; returns the channels of each stretch."""
-    client = SimpleNamespace(last_stable_offset=(ends or {}).get)
+class FakeMeter:
+    """Books that wait for leave to record a batch, by its first number."""
+
+    def __init__(self):
+        self.begun = []
+        self.leave = {tp.partition: asyncio.Semaphore(0) for tp in (ONE, THREE, FIVE)}
+
+    async def record(self, batch, *, now):
+        assert now
+        numbers = [part.claim.number for part in batch.slices]
+        self.begun.append(numbers)
+        await self.leave[numbers[0]].acquire()
+        return Receipt()
+
+
+def a_loop(*held, meter=None, ends=None, **changes):
+    client = SimpleNamespace(
+        last_stable_offset=(ends or {}).get, highwater={}.get, last_poll_timestamp={}.get
+    )
     settings = Settings(kafka_servers="kafka:9092", database_url="postgresql://db/books", **changes)
     for each in held:
         each.claim = SimpleNamespace(number=each.tp.partition)
-    reader = Loop(client, FakePartitions(*held), None, decode, settings=settings, arrival=2**62)
-    stretches = await reader._gather(1)
+    return Loop(client, FakePartitions(*held), meter, decode, settings=settings, arrival=2**62)
+
+
+async def gathered(*held, **changes):
+    """Gather once for lane 1; returns the channels of each stretch."""
+    stretches = await a_loop(*held, **changes)._gather(1)
     return [[record.value.decode() for record in stretch.records] for stretch in stretches]
 
 
@@ -86,8 +108,8 @@ async def test_a_batch_waits_for_what_the_turn_of_its_number_brings(monkeypatch)
     one, three = held(ONE, chunk(1, "a")), held(THREE, chunk(2, "b"))
     asked = []
 
-    async def has_brought(_self, lane, number):
-        asked.append((lane, number))
+    async def has_brought(_self, number):
+        asked.append(number)
         if len(asked) == 1:
             one.chunks.append(chunk(3, "c"))
         return bool(one.chunks)
@@ -95,7 +117,82 @@ async def test_a_batch_waits_for_what_the_turn_of_its_number_brings(monkeypatch)
     monkeypatch.setattr(Pump, "has_brought", has_brought)
 
     assert await gathered(one, three) == [["a"], ["c"]]
-    assert asked == [(1, 1), (1, 1)]
+    assert asked == [1, 1]
+
+
+@pytest.fixture
+async def two_lanes(monkeypatch):
+    """Two lanes at work on partitions; returns those, and the batches they have begun."""
+    monkeypatch.setattr(loop, "BATCH_RECORDS_MIN", 1)
+    meter, partitions = FakeMeter(), [held(tp) for tp in (ONE, OTHER_ONE, THREE, FIVE)]
+    reader = a_loop(*partitions, meter=meter, lanes=2)
+
+    async def brought(each, number):
+        each.chunks.append(chunk(number, "a"))
+        reader.pump.news.set()
+        await settled()
+
+    async def recorded(number):
+        meter.leave[number].release()
+        await settled()
+
+    lanes = [asyncio.create_task(reader._work(lane)) for lane in range(2)]
+    yield SimpleNamespace(
+        partitions=partitions, brought=brought, recorded=recorded, begun=meter.begun
+    )
+    for lane in lanes:
+        lane.cancel()
+    for leave in meter.leave.values():
+        for _ in lanes:
+            leave.release()
+    await asyncio.gather(*lanes, return_exceptions=True)
+
+
+async def settled():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_lane_takes_the_number_that_has_waited_longest(two_lanes):
+    one, _, three, five = two_lanes.partitions
+    for at, each in enumerate((one, three, five, three, one), 1):
+        await two_lanes.brought(each, at)
+    assert two_lanes.begun == [[1], [3]]
+
+    for number in (1, 3, 3):
+        await two_lanes.recorded(number)
+
+    # No number is any lane's own: 1 went to the one first, and then to the other.
+    assert two_lanes.begun == [[1], [3], [5], [3], [1]]
+
+
+async def test_no_two_lanes_are_at_work_on_the_same_channels(two_lanes):
+    one, other_one, three, _ = two_lanes.partitions
+    for at, each in enumerate((one, other_one, one), 1):
+        await two_lanes.brought(each, at)
+    assert two_lanes.begun == [[1]]
+
+    await two_lanes.brought(three, 4)
+    await two_lanes.recorded(1)
+
+    assert two_lanes.begun == [[1], [3], [1, 1]]
+
+
+async def test_what_came_of_the_numbers_of_a_batch_is_for_any_lane_that_is_free(
+    two_lanes, monkeypatch
+):
+    one, _, three, _ = two_lanes.partitions
+    monkeypatch.setattr(loop, "BATCH_RECORDS_MIN", 3)
+    three.chunks.append(chunk(2, "a"))
+    for at, each in ((1, one), (3, one), (4, three)):
+        await two_lanes.brought(each, at)
+    assert two_lanes.begun == [[1, 3]]
+
+    monkeypatch.setattr(loop, "BATCH_RECORDS_MIN", 1)
+    await two_lanes.recorded(1)
+
+    # The other lane sleeps until it hears of it.
+    assert two_lanes.begun == [[1, 3], [1], [3]]
 
 
 async def test_what_is_taken_comes_in_order_of_time():

@@ -12,7 +12,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from consumer.partitions import Chunk, Held
+from consumer.partitions import Held
 from consumer.pump import CHUNK_RECORDS_MAX, TRIES, TURN_BATCHES, UNPACK_FAILURES_MAX, Pump
 from consumer.settings import Settings
 
@@ -123,7 +123,7 @@ def a_pump(consumer, *tps, **changes):
     return Pump(consumer, partitions, settings=settings), partitions
 
 
-async def test_what_comes_stands_in_the_chunks_and_wakes_its_lane(consumer):
+async def test_what_comes_stands_in_the_chunks_and_wakes_the_lanes(consumer):
     pump, partitions = a_pump(consumer, ONE, TWO)
     consumer.ready = {ONE: records(0, 1, 2)}
 
@@ -132,7 +132,7 @@ async def test_what_comes_stands_in_the_chunks_and_wakes_its_lane(consumer):
     [chunk] = partitions.held[0].chunks
     assert [record.offset for record in chunk.records] == [0, 1, 2]
     assert (chunk.to_offset, partitions.held[0].fetched_to) == (3, 3)
-    assert [news.is_set() for news in pump.news] == [False, True]
+    assert pump.news.is_set()
     assert not partitions.held[1].chunks
     assert partitions.asked == set()
 
@@ -189,7 +189,7 @@ async def test_others_can_see_what_is_being_asked(consumer):
     assert seen == {ONE}
 
 
-async def test_a_lane_that_has_a_batch_waiting_is_not_filled_further(consumer):
+async def test_a_queue_that_has_a_batch_waiting_is_not_filled_further(consumer):
     pump, partitions = a_pump(consumer, ONE, TWO, THREE, batch_records_max=3)
     consumer.ready = {ONE: records(0, 1, 2)}
     await pump._fetch(partitions.held[:1], timeout_ms=0)
@@ -199,7 +199,7 @@ async def test_a_lane_that_has_a_batch_waiting_is_not_filled_further(consumer):
     assert partitions.held[1].asked_since is not None
 
 
-async def test_a_stream_waits_for_its_turn_with_its_lane_and_a_backlog_with_the_client(consumer):
+async def test_a_stream_waits_for_its_turn_with_the_lanes_and_a_backlog_with_the_client(consumer):
     pump, partitions = a_pump(consumer, ONE, THREE, batch_records_max=8)
     consumer.ready = {ONE: records(0, 1, 2)}
     await pump._fetch(partitions.held, timeout_ms=0)
@@ -343,7 +343,7 @@ async def test_the_client_holds_nothing_of_a_backlog_that_is_far_from_its_turn(c
 
     await pump._look_ahead()
 
-    # In the one lane it is the turn of 0, then 2; in the other of 5, then 1.
+    # In the one queue it is the turn of 0, then 2; in the other of 5, then 1.
     assert consumer.paused() == {tp for tp in backlog if tp.partition in (4, 6)}
     pump._wanted()
     assert {held.tp for held in partitions.held if held.asked_since is None} == consumer.paused()
@@ -445,17 +445,34 @@ def turn(consumer):
     return pump, partitions
 
 
-async def test_whoever_fills_a_batch_waits_for_what_a_turn_brings(turn):
+async def test_whoever_fills_a_batch_waits_for_what_a_turn_brings(turn, consumer):
     pump, partitions = turn
-    waiting = asyncio.create_task(pump.has_brought(0, 1))
+    waiting = asyncio.create_task(pump.has_brought(1))
     await asyncio.sleep(0)
     assert not waiting.done()
 
-    partitions.held[1].chunks.append(Chunk([], 1, 0, 1))
-    pump.news[0].set()
+    consumer.ready = {OTHER_ONE: records(0)}
+    await pump._fetch(partitions.held, timeout_ms=0)
 
     assert await waiting is True
-    assert await pump.has_brought(0, 1) is True
+    assert await pump.has_brought(1) is True
+
+
+async def test_what_a_turn_brings_is_not_taken_for_news_of_another_queue(consumer, monkeypatch):
+    monkeypatch.setattr("consumer.pump.ROOM_MS", 1_000)
+    pump, partitions = a_pump(consumer, ONE, TWO, lanes=2)
+    consumer.ends, pump._next, pump._left = {ONE: 1}, [0, 1], [1, 1]
+    waiting = asyncio.create_task(pump.has_brought(1))
+
+    for offset in range(2 * TRIES):
+        consumer.ready = {TWO: records(offset)}
+        await pump._fetch(partitions.held[1:], timeout_ms=0)
+        await asyncio.sleep(0)
+    assert not waiting.done()
+
+    consumer.ready = {ONE: records(0)}
+    await pump._fetch(partitions.held[:1], timeout_ms=0)
+    assert await waiting is True
 
 
 async def test_nobody_waits_for_what_a_turn_has_no_more_of(turn, consumer):
@@ -463,7 +480,7 @@ async def test_nobody_waits_for_what_a_turn_has_no_more_of(turn, consumer):
     consumer.ends[ONE] = 0
 
     async with asyncio.timeout(0):
-        assert await pump.has_brought(0, 1) is False
+        assert await pump.has_brought(1) is False
 
 
 @pytest.mark.parametrize("name", ["_next", "_left"])
@@ -472,7 +489,7 @@ async def test_nobody_waits_for_a_number_that_has_not_its_turn(turn, name):
     vars(pump)[name] = {"_next": [3], "_left": [pump._turn_chunks]}[name]
 
     async with asyncio.timeout(0):
-        assert await pump.has_brought(0, 1) is False
+        assert await pump.has_brought(1) is False
 
 
 async def test_whoever_fills_a_batch_does_not_wait_for_ever(turn, monkeypatch):
@@ -480,7 +497,7 @@ async def test_whoever_fills_a_batch_does_not_wait_for_ever(turn, monkeypatch):
     monkeypatch.setattr("consumer.pump.ROOM_MS", 1)
 
     async with asyncio.timeout(5):
-        assert await pump.has_brought(0, 1) is False
+        assert await pump.has_brought(1) is False
 
 
 async def test_what_could_not_be_fetched_is_left_alone_for_the_rest_of_its_turn(consumer):
