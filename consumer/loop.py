@@ -103,8 +103,9 @@ class Loop:
         self._progress = Progress(consumer, partitions, meter, settings=settings)
         self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
         self._is_stopping = False
-        # When each batch that runs was begun, by the monotonic clock; and of which numbers it is.
+        # When each batch that runs was begun, by the monotonic clock.
         self.batch_since: dict[int, float] = {}
+        # Of which numbers the batch of each lane is, also if they were taken back since.
         self._numbers: list[set[int]] = [set() for _ in range(settings.lanes)]
 
     async def run(self) -> None:

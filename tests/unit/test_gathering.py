@@ -138,7 +138,7 @@ async def two_lanes(monkeypatch):
 
     lanes = [asyncio.create_task(reader._work(lane)) for lane in range(2)]
     yield SimpleNamespace(
-        partitions=partitions, brought=brought, recorded=recorded, begun=meter.begun
+        reader=reader, partitions=partitions, brought=brought, recorded=recorded, begun=meter.begun
     )
     for lane in lanes:
         lane.cancel()
@@ -176,6 +176,19 @@ async def test_no_two_lanes_are_at_work_on_the_same_channels(two_lanes):
     await two_lanes.recorded(1)
 
     assert two_lanes.begun == [[1], [3], [1, 1]]
+
+
+async def test_a_number_that_was_taken_back_and_given_again_waits_for_its_batch(two_lanes):
+    one, again = two_lanes.partitions[0], held(ONE)
+    again.claim = one.claim
+    await two_lanes.brought(one, 1)
+    two_lanes.reader._partitions.held = two_lanes.reader._partitions.ready = (again,)
+    await two_lanes.brought(again, 2)
+    assert two_lanes.begun == [[1]]
+
+    await two_lanes.recorded(1)
+
+    assert two_lanes.begun == [[1], [1]]
 
 
 async def test_what_came_of_the_numbers_of_a_batch_is_for_any_lane_that_is_free(
