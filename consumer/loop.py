@@ -7,8 +7,8 @@
 A lane takes whatever has gathered as soon as it is free, so batches are as big as the backlog: all
 that waits of the partitions of one number, and of more numbers while it is little. Which comes next
 is decided by how long it has waited, but for numbers that another lane is at work on: they have the
-same channels. Lanes with numbers of their own drifted apart, and one let its own wait twice as long
-as the other.
+same channels. Lanes with numbers of their own drifted apart, and one let its own wait half as long
+again as the other.
 
 A batch begins where the books are, not at its first record: logs have holes. Whatever goes wrong
 after a batch was begun, its outcome is unknown until the position has been read again.

@@ -81,7 +81,8 @@ class Pump:
         self._records_max = settings.batch_records_max
         self._bytes_max = settings.batch_mebibytes_max * MEBIBYTE
         self._queues = settings.lanes
-        # Set when something has come: anything, and for a queue.
+        # Set when something has come: anything, and of a queue. Who waits for what a turn brings
+        # does so a number of times, and would use them up on what comes of others.
         self.news = asyncio.Event()
         self._brought = [asyncio.Event() for _ in range(self._queues)]
         self._one_by_one_until = 0.0
