@@ -87,6 +87,9 @@ def create_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=connections,
+        # The one that was used last: with each in its turn all of them had every statement prepared
+        # and every temporary table made, which took a backlog of 500,000 events 1.06 times as long.
+        pool_use_lifo=True,
         max_overflow=0,
         pool_timeout=30,
         hide_parameters=True,

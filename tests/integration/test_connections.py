@@ -1,4 +1,8 @@
-"""A connection that is of no use any more is not used again."""
+"""A connection is used again, and first the one that was used last, but none that is of no use any
+more.
+"""
+
+import asyncio
 
 import asyncpg
 import pytest
@@ -49,3 +53,22 @@ async def test_a_statement_whose_table_was_changed_under_it_is_tried_again(fresh
 
     await engine.dispose()
     await administrator.close()
+
+
+async def test_the_connection_that_was_used_last_is_used_first(fresh_database_url):
+    engine = create_engine(fresh_database_url, schema="public", connections=3)
+
+    async def server_process(together=None):
+        async with transaction(engine) as connection:
+            driver = await driver_of(connection)
+            if together is not None:
+                await together.wait()
+            return await driver.fetchval("SELECT pg_backend_pid()")
+
+    together = asyncio.Barrier(3)
+    assert len(set(await asyncio.gather(*(server_process(together) for _ in range(3))))) == 3
+
+    # What is prepared on one connection is prepared on no other.
+    assert len({await server_process() for _ in range(6)}) == 1
+
+    await engine.dispose()
