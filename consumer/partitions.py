@@ -57,6 +57,7 @@ class Chunk(NamedTuple):
     to_offset: int
     bytes: int
     number: int  # In the order in which this member fetched them.
+    is_of_backlog: bool = False  # Whatever is left of its partition since.
 
 
 @dataclass(slots=True, eq=False)

@@ -23,7 +23,7 @@ from consumer.partitions import Chunk
 from consumer.readers import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
@@ -192,12 +192,11 @@ class Pump:
         for queue in range(self._queues):
             following, partitions = self._next[queue], self._of_queue(queue)
             partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
-            for found, is_behind, share in (
-                (backlog, True, BACKLOG_SHARE),
-                (streams, False, STREAM_SHARE),
+            for found, is_behind, has_room in (
+                (backlog, True, self._has_room_for_backlog(partitions, behind)),
+                (streams, False, self._has_room_for_streams(partitions, behind)),
             ):
                 own = [held for held in partitions if (held.tp.partition in behind) == is_behind]
-                has_room = self._has_room(own, share)
                 for held in own:
                     is_asked = has_room and held.tp not in paused
                     held.asked_since = (held.asked_since or now) if is_asked else None
@@ -205,9 +204,26 @@ class Pump:
                     found += [held for held in own if held.ask_at <= now]
         return backlog, streams
 
-    def _has_room(self, partitions: Sequence[Held], share: float) -> bool:
-        """Say whether less waits of some partitions than a share of a batch."""
-        chunks = [chunk for held in partitions for chunk in held.chunks]
+    def _has_room_for_backlog(self, partitions: Sequence[Held], behind: Container[int]) -> bool:
+        """Say whether a queue has room for more of a backlog.
+
+        What was fetched of one counts until a lane has it, however little is left by then: with a
+        few thousand records in each of many partitions all of them would be here at once.
+        """
+        chunks = [
+            chunk
+            for held in partitions
+            for chunk in held.chunks
+            if chunk.is_of_backlog or held.tp.partition in behind
+        ]
+        return self._has_room(chunks, BACKLOG_SHARE)
+
+    def _has_room_for_streams(self, partitions: Sequence[Held], behind: Container[int]) -> bool:
+        streams = [held for held in partitions if held.tp.partition not in behind]
+        return self._has_room([chunk for held in streams for chunk in held.chunks], STREAM_SHARE)
+
+    def _has_room(self, chunks: Sequence[Chunk], share: float) -> bool:
+        """Say whether less waits than a share of a batch."""
         return (
             sum([len(chunk.records) for chunk in chunks]) < share * self._records_max
             and sum([chunk.bytes for chunk in chunks]) < share * self._bytes_max
@@ -224,26 +240,25 @@ class Pump:
         queue = number % self._queues
         partitions = self._of_queue(queue)
         behind = self._behind(partitions)
-        partitions = [held for held in partitions if held.tp.partition in behind]
-        if not self._has_room(partitions, BACKLOG_SHARE):
+        if not self._has_room_for_backlog(partitions, behind):
             # Whoever has the turn goes on with it.
             return 0
         found = 0
         if number != self._next[queue]:
             self._next[queue], self._left[queue] = number, self._turn_chunks
         await self._look_ahead()
-        while self._left[queue] > 0 and self._has_room(partitions, BACKLOG_SHARE):
+        while self._left[queue] > 0 and self._has_room_for_backlog(partitions, behind):
             self.asked_at = time.monotonic()
             chunks = 0
             for held in group:
                 if held.ask_at <= self.asked_at:
-                    chunks += await self._fetch([held], timeout_ms=0)
+                    chunks += await self._fetch([held], timeout_ms=0, is_backlog=True)
             for _ in range(TRIES):
                 on_its_way = [held for held in group if self._left_of(held)]
                 if chunks or not on_its_way:
                     break
                 # A lane that works without a break lets any time pass.
-                chunks = await self._fetch(on_its_way, timeout_ms=ROOM_MS)
+                chunks = await self._fetch(on_its_way, timeout_ms=ROOM_MS, is_backlog=True)
             if not chunks:
                 self._left[queue] = 0
             self._left[queue] -= chunks
@@ -273,7 +288,9 @@ class Pump:
         end = self._consumer.last_stable_offset(held.tp)
         return 0 if end is None else max(0, end - held.fetched_to)
 
-    async def _fetch(self, wanted: Sequence[Held], *, timeout_ms: int) -> int:
+    async def _fetch(
+        self, wanted: Sequence[Held], *, timeout_ms: int, is_backlog: bool = False
+    ) -> int:
         """Put what has come into the chunks; returns how many chunks."""
         # To the client no partition means all, also those that are being loaded: what it gave of
         # them would be lost.
@@ -297,7 +314,7 @@ class Pump:
                 records = found.get(held.tp, [])
                 size = size_of(records)
                 self._chunks += 1
-                held.chunks.append(Chunk(records, position, size, self._chunks))
+                held.chunks.append(Chunk(records, position, size, self._chunks, is_backlog))
                 held.fetched_to = position
                 self.news.set()
                 self._brought[held.tp.partition % self._queues].set()

@@ -226,6 +226,26 @@ async def test_streams_that_wait_do_not_keep_a_backlog_waiting(consumer):
     assert taken_by(partitions) == [ONE, THREE]
 
 
+async def test_a_backlog_of_which_little_is_left_keeps_the_next_one_waiting(consumer):
+    tps = [TopicPartition("usage.mu", number) for number in range(1, 200, 2)]
+    pump, partitions = a_pump(consumer, *tps)
+    # As after a short downtime: a little more than a chunk in each of many partitions.
+    few = records(*range(CHUNK_RECORDS_MAX + 500))
+    consumer.ready = {tp: list(few) for tp in tps}
+    consumer.ends = dict.fromkeys(tps, len(few))
+
+    for _ in tps:
+        await take_turns(pump)
+
+    waiting = [chunk for held in partitions.held for chunk in held.chunks]
+    assert sum(len(chunk.records) for chunk in waiting) < 10 * CHUNK_RECORDS_MAX
+    # What a lane takes makes room for what comes next.
+    for held in partitions.held:
+        held.chunks.clear()
+    await take_turns(pump)
+    assert len(set(taken_by(partitions))) > 1
+
+
 async def test_a_batch_is_bounded_in_bytes_too(consumer):
     pump, partitions = a_pump(consumer, ONE, batch_mebibytes_max=1)
     consumer.ready = {ONE: records(0, size=1 << 20)}
