@@ -125,6 +125,13 @@ def options() -> argparse.ArgumentParser:
         help=f"of traffic, that of the history too: up to 26; {DAYS} if absent",
     )  # fmt: skip
     one.add_argument(
+        "--padding", type=positive, metavar="BYTES", help="of white space behind each event"
+    )
+    one.add_argument(
+        "--standstill", type=int, choices=range(1, 11), metavar="SECONDS",
+        help="for which the database lets nobody at its channels, in each run: up to 10",
+    )  # fmt: skip
+    one.add_argument(
         "--lots-over", type=positive, metavar="LOTS", help="that are over, for each; not for verify"
     )
     return parser
@@ -144,6 +151,7 @@ def own_scenario(told: argparse.Namespace) -> Scenario | None:
         "channels": told.channels, "mix": told.mix, "is_skewed": told.skewed,
         "duplicates_percent": told.duplicates, "members": told.members, "history": told.history,
         "days": told.days, "partitions": told.partitions, "lots_over": told.lots_over,
+        "padding": told.padding, "standstill": told.standstill,
     }  # fmt: skip
     wanted = {name: value for name, value in wanted.items() if value}
     return Scenario("asked for", **wanted) if wanted else None
@@ -243,8 +251,11 @@ def main() -> int:
     if told.history and told.lots_over:
         parser.error("either --history or --lots-over")
     if told.stream and any(
-        [told.full, told.quick, told.record, told.profile, told.history, told.lots_over]
-    ):
+        [
+            told.full, told.quick, told.record, told.profile, told.history, told.lots_over,
+            told.standstill,
+        ]
+    ):  # fmt: skip
         parser.error("--stream is of a new database, and of nothing else")
     told.events = told.events or (EVENTS_IF_QUICK if told.quick else EVENTS)
     if told.profile:

@@ -150,7 +150,7 @@ async def _leave_one_by_one(
 
 async def drain(
     stack: Stack, database: str, environ: dict[str, str], *, records: int, count: int = 1,
-    profile: Path | None = None,
+    profile: Path | None = None, standstill: int = 0,
 ) -> Drain:  # fmt: skip
     """Measure members from their claims to the commit of the last record.
 
@@ -166,6 +166,7 @@ async def drain(
         async with (
             processes.watching({**stack.roots, "consumer": found}) as usage,
             profiling.sampling(found[0], books, profile),
+            _standing_still(stack.url_of(database), standstill),
         ):
             while (read := (await books.fetchrow(_READ, topics))["records"]) < records:
                 patience.check(read)
@@ -176,6 +177,27 @@ async def drain(
         after = await books.fetchrow(_SIZES)
     grown = [after[name] - before[name] for name in ("of_database", "of_log")]
     return Drain(records - had, seconds, usage.cpu, usage.memory, *grown)
+
+
+@contextlib.asynccontextmanager
+async def _standing_still(url: str, seconds: int) -> AsyncIterator[None]:
+    """Let nobody at the channels for some seconds, as a database does that hangs."""
+
+    async def hold() -> None:
+        keeper = await asyncpg.connect(url)
+        try:
+            async with keeper.transaction():
+                await keeper.execute("LOCK TABLE lotmeter.channel IN ACCESS EXCLUSIVE MODE")
+                await asyncio.sleep(seconds)
+        finally:
+            await keeper.close()
+
+    holding = asyncio.create_task(hold()) if seconds else None
+    try:
+        yield
+    finally:
+        if holding is not None:
+            await holding
 
 
 async def take_in_commands(

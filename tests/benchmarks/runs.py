@@ -58,13 +58,15 @@ class Scenario:
     partitions: int = PARTITIONS
     month_before: int = 0  # Events in the table of the month before.
     lots_over: int = 0  # How many each lot follows that are over.
+    padding: int = 0  # Bytes of white space behind each event.
+    standstill: int = 0  # For how many seconds the database lets nobody at its channels.
 
     def spec(self, events: int) -> Spec:
         """Say what traffic it needs."""
         return Spec(
             "usage", events, self.channels, self.mix, self.is_skewed, self.duplicates_percent,
             reach=(0.0 if self.is_of_days else self.last(LAST_HOURS), 1.0),
-            partitions=self.partitions,
+            partitions=self.partitions, padding=self.padding,
         )  # fmt: skip
 
     def last(self, days: float) -> float:
@@ -333,6 +335,7 @@ class Bench:
             drain = await product.drain(
                 stack, name, environ,
                 records=records, count=result.scenario.members, profile=profile,
+                standstill=result.scenario.standstill,
             )  # fmt: skip
             result.drains.append(drain)
             result.units = await books.check(stack.url_of(name), environ, manifest)

@@ -62,6 +62,7 @@ class Spec:
     reach: tuple[float, float] = (0.0, 1.0)  # From when to when, of the days that there are.
     seed: int = 1
     partitions: int = PARTITIONS
+    padding: int = 0  # Bytes of white space behind each event.
 
 
 @dataclass
@@ -132,6 +133,7 @@ class Workload:
         begins, ends = spec.reach
         self._began_ms = began_ms + int(begins * (now_ms - began_ms))
         self._ended_ms = began_ms + int(ends * (now_ms - began_ms))
+        self._padding = b" " * spec.padding
         self._made = 0
         self._recent: list[_Sent] = []
         self._makers = {
@@ -223,7 +225,7 @@ class Workload:
             f'"subject":"{name}","time":"{_minute_text(minute)}:{ms // 1_000:02}.{ms % 1_000:03}Z",'
             f'"data":{data}}}'
         )
-        return Record(name.encode(), value.encode())
+        return Record(name.encode(), value.encode() + self._padding)
 
     # Kinds of events: type, data, and what was counted if it can be taken back.
 
