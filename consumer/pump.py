@@ -35,7 +35,7 @@ CHUNK_RECORDS_MAX = 1_000
 
 # A part of a batch at hand is enough to fill up on a backlog: asking is faster than decoding, and
 # all that waits takes memory. A stream comes by itself, for each number of partitions a little:
-# what has no room waits with the client, and misses the turn of its number.
+# what has no room waits with the broker, and misses the turn of its number.
 BACKLOG_SHARE, STREAM_SHARE = 1 / 8, 1 / 2
 
 # How long to wait for news, and how long where a lane that is full may be free again soon.
@@ -137,6 +137,9 @@ class Pump:
         for _, group in groupby(backlog, key=_number_of):
             found += await self._fetch_turn(list(group))
         # A stream is taken as it comes: turns would wait, number by number, for what is on its way.
+        # Of what is paused by now the client would forget what it holds.
+        paused = self._consumer.paused()
+        streams = [held for held in streams if held.tp not in paused]
         if time.monotonic() < self._one_by_one_until:
             for held in streams:
                 found += await self._fetch([held], timeout_ms=0)
@@ -151,19 +154,24 @@ class Pump:
         }
 
     async def _look_ahead(self) -> None:
-        """Have the client fetch what is near its turn, and let go of a backlog that is far."""
+        """Have the client fetch what is near its turn or has room, and let go of a backlog that is
+        far. What it holds of streams without room it keeps, and fetches no more of them: while the
+        lanes stood still for ten seconds that came to a mebibyte of each partition.
+        """
         ready = self._partitions.ready
-        behind, near = self._behind(ready), set[int]()
+        behind, near, full = self._behind(ready), set[int](), set[TopicPartition]()
         for queue in range(self._queues):
-            following = self._next[queue]
+            following, partitions = self._next[queue], self._of_queue(queue)
             numbers = [number for number in behind if number % self._queues == queue]
             numbers.sort(key=lambda number: (number < following, number))
             near.update(numbers[:TURNS_AHEAD])
+            if not self._has_room_for_streams(partitions, behind):
+                full.update(held.tp for held in partitions if held.tp.partition not in behind)
         far = {held.tp for held in ready if held.tp.partition in behind - near}
         paused = self._consumer.paused()
-        self._consumer.pause(*far - paused)
+        self._consumer.pause(*(far | full) - paused)
         # All others are to be read. Those that are not ready are paused by somebody else.
-        self._consumer.resume(*[held.tp for held in ready if held.tp in paused - far])
+        self._consumer.resume(*[held.tp for held in ready if held.tp in paused - far - full])
         if far - self._far:
             await self._let_go([held for held in ready if held.tp in far])
         self._far = far

@@ -246,6 +246,28 @@ async def test_a_backlog_of_which_little_is_left_keeps_the_next_one_waiting(cons
     assert len(set(taken_by(partitions))) > 1
 
 
+async def test_the_client_fetches_no_stream_for_which_there_is_no_room(consumer):
+    pump, partitions = a_pump(consumer, ONE, TWO, THREE, OTHER_ONE, batch_records_max=4)
+    consumer.ready = {ONE: records(0, 1)}
+    await pump._fetch(partitions.held[:1], timeout_ms=0)
+
+    await pump._look_ahead()
+
+    # Those of its queue, whatever their number and topic; and it keeps what it holds of them.
+    assert consumer.paused() == {ONE, THREE, OTHER_ONE}
+    assert consumer.forgotten == []
+    streams = partitions.held
+    consumer.ready = {tp: records(0) for tp in (TWO, THREE)}
+    await pump._fetch_all([], streams)
+    assert taken_by(partitions) == [ONE, TWO]
+    assert consumer.forgotten == []
+    partitions.held[0].chunks.clear()
+    await pump._look_ahead()
+    assert consumer.paused() == set()
+    await take_turns(pump)
+    assert taken_by(partitions) == [TWO, THREE]
+
+
 async def test_a_batch_is_bounded_in_bytes_too(consumer):
     pump, partitions = a_pump(consumer, ONE, batch_mebibytes_max=1)
     consumer.ready = {ONE: records(0, size=1 << 20)}
