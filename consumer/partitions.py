@@ -223,8 +223,13 @@ class Partitions(ConsumerRebalanceListener):
         offsets = {Partition(*tp): offset for tp, offset in beginnings.items()}
         claims = await self._meter.claim(offsets, owner=self._owner, cluster_id=self._cluster_id)
         by_partition = {claim.partition: claim for claim in claims}
+        # The client looks through all partitions for those that are paused: once, not for each.
+        paused = self._consumer.paused()
         found = await asyncio.gather(
-            *(self._open(held, by_partition[Partition(*held.tp)]) for held in loading),
+            *(
+                self._open(held, by_partition[Partition(*held.tp)], is_paused=held.tp in paused)
+                for held in loading
+            ),
             return_exceptions=True,
         )
         for error in found:
@@ -232,7 +237,7 @@ class Partitions(ConsumerRebalanceListener):
             if error is not None and not isinstance(error, IllegalStateError):
                 raise error
 
-    async def _open(self, held: Held, claim: Claim) -> None:
+    async def _open(self, held: Held, claim: Claim, *, is_paused: bool) -> None:
         """Put the client where the books are, if the log is the one that they know."""
         held.claim = claim
         # A question that outlived a rebalance would take the records that are asked for here.
@@ -248,10 +253,7 @@ class Partitions(ConsumerRebalanceListener):
                 await self.halt(held, why)
             return
         tp = held.tp
-        if (
-            self._consumer.paused() >= {tp}
-            or await self._consumer.position(tp) != claim.next_offset
-        ):
+        if is_paused or await self._consumer.position(tp) != claim.next_offset:
             self._consumer.seek(tp, claim.next_offset)
             self._consumer.resume(tp)
         held.next_offset = held.fetched_to = claim.next_offset

@@ -23,7 +23,7 @@ from consumer.partitions import Chunk
 from consumer.readers import size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
@@ -92,7 +92,11 @@ class Pump:
         self._turn_chunks = TURN_BATCHES * batch_chunks
         self._next = [0] * self._queues
         self._left = [self._turn_chunks] * self._queues
-        self._far: set[TopicPartition] = set()  # At the last look: nothing is held of them.
+        # At the last look: of which numbers there is a backlog. Of what is far nothing is held, and
+        # of what is paused nothing fetched.
+        self._behind: set[int] = set()
+        self._far: set[TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()
         self.asked_at = time.monotonic()  # For the watchdogs.
 
     async def has_brought(self, number: int) -> bool:
@@ -121,8 +125,7 @@ class Pump:
             backlog, streams = self._wanted()
             if await self._fetch_all(backlog, streams):
                 continue
-            paused = self._consumer.paused()
-            wanted = [held for held in backlog + streams if held.tp not in paused]
+            wanted = [held for held in backlog + streams if held.tp not in self._paused]
             if not wanted or time.monotonic() < self._one_by_one_until:
                 # A member without partitions only takes part in the group while it asks.
                 await self._fetch((), timeout_ms=0)
@@ -138,8 +141,7 @@ class Pump:
             found += await self._fetch_turn(list(group))
         # A stream is taken as it comes: turns would wait, number by number, for what is on its way.
         # Of what is paused by now the client would forget what it holds.
-        paused = self._consumer.paused()
-        streams = [held for held in streams if held.tp not in paused]
+        streams = [held for held in streams if held.tp not in self._paused]
         if time.monotonic() < self._one_by_one_until:
             for held in streams:
                 found += await self._fetch([held], timeout_ms=0)
@@ -147,31 +149,27 @@ class Pump:
             found += await self._fetch(streams, timeout_ms=0)
         return found
 
-    def _behind(self, partitions: Iterable[Held]) -> set[int]:
-        """Tell of which numbers there is a backlog."""
-        return {
-            each.tp.partition for each in partitions if self._left_of(each) >= CHUNK_RECORDS_MAX
-        }
-
     async def _look_ahead(self) -> None:
         """Have the client fetch what is near its turn or has room, and let go of a backlog that is
         far. What it holds of streams without room it keeps, and fetches no more of them: while the
         lanes stood still for ten seconds that came to a mebibyte of each partition.
         """
         ready = self._partitions.ready
-        behind, near, full = self._behind(ready), set[int](), set[TopicPartition]()
+        behind, near, full = _behind(ready, self._consumer), set[int](), set[TopicPartition]()
+        self._behind = behind
         for queue in range(self._queues):
             following, partitions = self._next[queue], self._of_queue(queue)
             numbers = [number for number in behind if number % self._queues == queue]
             numbers.sort(key=lambda number: (number < following, number))
             near.update(numbers[:TURNS_AHEAD])
-            if not self._has_room_for_streams(partitions, behind):
+            if not self._has_room_for_streams(partitions):
                 full.update(held.tp for held in partitions if held.tp.partition not in behind)
-        far = {held.tp for held in ready if held.tp.partition in behind - near}
-        paused = self._consumer.paused()
-        self._consumer.pause(*(far | full) - paused)
+        numbers_far = behind - near
+        far = {held.tp for held in ready if held.tp.partition in numbers_far}
+        paused, self._paused = self._consumer.paused(), far | full
+        self._consumer.pause(*self._paused - paused)
         # All others are to be read. Those that are not ready are paused by somebody else.
-        self._consumer.resume(*[held.tp for held in ready if held.tp in paused - far - full])
+        self._consumer.resume(*(paused - self._paused).intersection([held.tp for held in ready]))
         if far - self._far:
             await self._let_go([held for held in ready if held.tp in far])
         self._far = far
@@ -195,24 +193,23 @@ class Pump:
         """
         backlog: list[Held] = []
         streams: list[Held] = []
-        behind = self._behind(self._partitions.ready)
-        paused, now = self._consumer.paused(), time.monotonic()
+        behind, now = self._behind, time.monotonic()
         for queue in range(self._queues):
             following, partitions = self._next[queue], self._of_queue(queue)
             partitions.sort(key=lambda held: (held.tp.partition < following, held.tp.partition))
             for found, is_behind, has_room in (
-                (backlog, True, self._has_room_for_backlog(partitions, behind)),
-                (streams, False, self._has_room_for_streams(partitions, behind)),
+                (backlog, True, self._has_room_for_backlog(partitions)),
+                (streams, False, self._has_room_for_streams(partitions)),
             ):
                 own = [held for held in partitions if (held.tp.partition in behind) == is_behind]
                 for held in own:
-                    is_asked = has_room and held.tp not in paused
+                    is_asked = has_room and held.tp not in self._paused
                     held.asked_since = (held.asked_since or now) if is_asked else None
                 if has_room:
                     found += [held for held in own if held.ask_at <= now]
         return backlog, streams
 
-    def _has_room_for_backlog(self, partitions: Sequence[Held], behind: Container[int]) -> bool:
+    def _has_room_for_backlog(self, partitions: Sequence[Held]) -> bool:
         """Say whether a queue has room for more of a backlog.
 
         What was fetched of one counts until a lane has it, however little is left by then: with a
@@ -222,12 +219,12 @@ class Pump:
             chunk
             for held in partitions
             for chunk in held.chunks
-            if chunk.is_of_backlog or held.tp.partition in behind
+            if chunk.is_of_backlog or held.tp.partition in self._behind
         ]
         return self._has_room(chunks, BACKLOG_SHARE)
 
-    def _has_room_for_streams(self, partitions: Sequence[Held], behind: Container[int]) -> bool:
-        streams = [held for held in partitions if held.tp.partition not in behind]
+    def _has_room_for_streams(self, partitions: Sequence[Held]) -> bool:
+        streams = [held for held in partitions if held.tp.partition not in self._behind]
         return self._has_room([chunk for held in streams for chunk in held.chunks], STREAM_SHARE)
 
     def _has_room(self, chunks: Sequence[Chunk], share: float) -> bool:
@@ -247,15 +244,14 @@ class Pump:
         number = group[0].tp.partition
         queue = number % self._queues
         partitions = self._of_queue(queue)
-        behind = self._behind(partitions)
-        if not self._has_room_for_backlog(partitions, behind):
+        if not self._has_room_for_backlog(partitions):
             # Whoever has the turn goes on with it.
             return 0
         found = 0
         if number != self._next[queue]:
             self._next[queue], self._left[queue] = number, self._turn_chunks
         await self._look_ahead()
-        while self._left[queue] > 0 and self._has_room_for_backlog(partitions, behind):
+        while self._left[queue] > 0 and self._has_room_for_backlog(partitions):
             self.asked_at = time.monotonic()
             chunks = 0
             for held in group:
@@ -372,6 +368,17 @@ class Pump:
             why = f"cannot be unpacked: {type(error).__name__}"
         if why is not None:
             await self._partitions.halt(held, f"offset {held.fetched_to} {why}")
+
+
+def _behind(ready: Iterable[Held], consumer: AIOKafkaConsumer) -> set[int]:
+    """Tell of which numbers there is a backlog, as far as the client knows."""
+    now = time.monotonic()
+    return {
+        held.tp.partition
+        for held in ready
+        if (consumer.last_stable_offset(held.tp) or 0) - held.fetched_to >= CHUNK_RECORDS_MAX
+        and held.ask_at <= now
+    }
 
 
 def _number_of(held: Held) -> int:

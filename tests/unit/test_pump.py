@@ -106,8 +106,9 @@ def records(*offsets, size=10):
     return [None if offset is None else Record(offset, b"v" * size) for offset in offsets]
 
 
-def wanted_by(pump):
+async def wanted_by(pump):
     """List the partitions that are asked for, those with a backlog first."""
+    await pump._look_ahead()
     backlog, streams = pump._wanted()
     return [held.tp for held in backlog + streams]
 
@@ -194,7 +195,7 @@ async def test_a_queue_that_has_a_batch_waiting_is_not_filled_further(consumer):
     consumer.ready = {ONE: records(0, 1, 2)}
     await pump._fetch(partitions.held[:1], timeout_ms=0)
 
-    assert wanted_by(pump) == [TWO]
+    assert await wanted_by(pump) == [TWO]
     assert partitions.held[0].asked_since is None
     assert partitions.held[1].asked_since is not None
 
@@ -205,13 +206,13 @@ async def test_a_stream_waits_for_its_turn_with_the_lanes_and_a_backlog_with_the
     await pump._fetch(partitions.held, timeout_ms=0)
 
     # Of the stream there is room for half a batch, of a backlog for an eighth.
-    assert wanted_by(pump) == [ONE, THREE]
+    assert await wanted_by(pump) == [ONE, THREE]
     consumer.ends = {ONE: 3 + CHUNK_RECORDS_MAX}
-    assert wanted_by(pump) == [THREE]
+    assert await wanted_by(pump) == [THREE]
     consumer.ends = {}
     consumer.ready = {ONE: records(3)}
     await pump._fetch(partitions.held, timeout_ms=0)
-    assert wanted_by(pump) == []
+    assert await wanted_by(pump) == []
 
 
 async def test_streams_that_wait_do_not_keep_a_backlog_waiting(consumer):
@@ -273,7 +274,7 @@ async def test_a_batch_is_bounded_in_bytes_too(consumer):
     consumer.ready = {ONE: records(0, size=1 << 20)}
     await pump._fetch(partitions.held, timeout_ms=0)
 
-    assert wanted_by(pump) == []
+    assert await wanted_by(pump) == []
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,7 @@ async def test_an_error_that_may_pass_halts_nothing(consumer):
         await pump._fetch(partitions.held, timeout_ms=0)
 
     assert partitions.halted == {}
-    assert wanted_by(pump) == []
+    assert await wanted_by(pump) == []
 
 
 async def test_what_the_client_had_in_hand_when_it_failed_is_fetched_again(consumer):
@@ -334,6 +335,7 @@ async def test_what_the_client_had_in_hand_when_it_failed_is_fetched_again(consu
 
 async def take_turns(pump):
     """Let every partition that is wanted have its turn, once."""
+    await pump._look_ahead()
     await pump._fetch_all(*pump._wanted())
 
 
