@@ -155,7 +155,7 @@ class Pump:
         lanes stood still for ten seconds that came to a mebibyte of each partition.
         """
         ready = self._partitions.ready
-        behind, near, full = _behind(ready, self._consumer), set[int](), set[TopicPartition]()
+        behind, near, full = self._numbers_behind(ready), set[int](), set[TopicPartition]()
         self._behind = behind
         for queue in range(self._queues):
             following, partitions = self._next[queue], self._of_queue(queue)
@@ -289,8 +289,20 @@ class Pump:
         """Say how many offsets are still to be had, as far as the client knows."""
         if not self._partitions.is_ready(held) or held.ask_at > time.monotonic():
             return 0
+        return self._unread(held)
+
+    def _unread(self, held: Held) -> int:
         end = self._consumer.last_stable_offset(held.tp)
         return 0 if end is None else max(0, end - held.fetched_to)
+
+    def _numbers_behind(self, ready: Iterable[Held]) -> set[int]:
+        """Tell of which numbers there is a backlog: all that is ready is looked through at once."""
+        now = time.monotonic()
+        return {
+            held.tp.partition
+            for held in ready
+            if self._unread(held) >= CHUNK_RECORDS_MAX and held.ask_at <= now
+        }
 
     async def _fetch(
         self, wanted: Sequence[Held], *, timeout_ms: int, is_backlog: bool = False
@@ -368,17 +380,6 @@ class Pump:
             why = f"cannot be unpacked: {type(error).__name__}"
         if why is not None:
             await self._partitions.halt(held, f"offset {held.fetched_to} {why}")
-
-
-def _behind(ready: Iterable[Held], consumer: AIOKafkaConsumer) -> set[int]:
-    """Tell of which numbers there is a backlog, as far as the client knows."""
-    now = time.monotonic()
-    return {
-        held.tp.partition
-        for held in ready
-        if (consumer.last_stable_offset(held.tp) or 0) - held.fetched_to >= CHUNK_RECORDS_MAX
-        and held.ask_at <= now
-    }
 
 
 def _number_of(held: Held) -> int:
