@@ -79,6 +79,7 @@ async def test_another_library_than_glibc_keeps_it(tidied, monkeypatch):
 
 BLOCKS = """
 import ctypes
+import resource
 from consumer import service
 
 class Info(ctypes.Structure):
@@ -86,25 +87,33 @@ class Info(ctypes.Structure):
 
 look = ctypes.CDLL(None).mallinfo2
 look.restype = Info
-service._keep_large_blocks_apart()
-large = bytearray(8 << 20)
-del large
+service._bound_what_is_kept()
+larger = bytearray(16 << 20)
+del larger
 before = look().e
-block = bytearray(1 << 20)
+block = bytearray(8 << 20)
 print(look().e - before)
+
+fetched = bytearray(2 << 20)
+del fetched
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+fetched = bytearray(2 << 20)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="it is about glibc")
-def test_a_large_block_is_one_of_its_own_also_after_a_larger_one():
+def test_a_large_block_is_one_of_its_own_and_what_a_smaller_one_took_is_used_again():
     done = subprocess.run(
         [sys.executable, "-c", BLOCKS], capture_output=True, check=True, text=True
     )
 
-    assert int(done.stdout) >= 1 << 20
+    apart, made = map(int, done.stdout.split())
+    assert apart >= 8 << 20
+    assert made < 1 << 20
 
 
-def test_there_need_not_be_such_an_option(monkeypatch):
+def test_there_need_not_be_such_options(monkeypatch):
     monkeypatch.setattr(service.ctypes, "CDLL", lambda _: SimpleNamespace())
 
-    service._keep_large_blocks_apart()
+    service._bound_what_is_kept()
