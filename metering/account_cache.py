@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Accounts take so much at most, and with the batches at work so much: those of a backlog are large,
 # and are about channels that do not come back before all others.
-BYTES_MAX, ALL_BYTES_MAX = 44 << 20, 110 << 20
+BYTES_MAX, ALL_BYTES_MAX = 72 << 20, 110 << 20
 
 # What a batch takes in memory for each record, and each channel: of that the rows that change.
 RECORD_BYTES, CHANNEL_BYTES = 1_000, 10_000
