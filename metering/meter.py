@@ -28,7 +28,7 @@ from metering.storage import (
 )
 from metering.storage.database import (
     describe,
-    driver_of,
+    driver_transaction,
     go_by_indexes,
     is_about_a_value,
     transaction,
@@ -144,13 +144,12 @@ class Meter:
         self._accounts.make_room(records=len(batch.records), channels=len(work.places))
         await self._ensure_months(work.claimed)
         try:
-            async with transaction(self._engine) as connection:
-                driver = await driver_of(connection)
+            async with driver_transaction(self._engine) as driver:
                 await go_by_indexes(driver)
-                await position_store.advance(connection, batch.slices)
+                await position_store.advance(driver, batch.slices)
                 closing_clock = None
                 if now is not None:
-                    closing_clock = await position_store.read_up_to(connection, self._group) or 0
+                    closing_clock = await position_store.read_up_to(driver, self._group) or 0
                 work.taking = Intake(self._catalog, due_clock=now, closing_clock=closing_clock)
                 await claims.claim(driver, work, expect_known=self._wary_batches > 0)
                 versions = await self._lock(driver, work)
@@ -187,10 +186,9 @@ class Meter:
         """
         work = Work(self._catalog, (), ())
         try:
-            async with transaction(self._engine) as connection:
+            async with driver_transaction(self._engine) as driver:
                 if closing_clock is None:
-                    closing_clock = await position_store.read_up_to(connection, self._group) or 0
-                driver = await driver_of(connection)
+                    closing_clock = await position_store.read_up_to(driver, self._group) or 0
                 await go_by_indexes(driver)
                 parked_before = now - self._catalog.rules.horizon
                 names, versions = await account_store.lock_due(
@@ -235,8 +233,7 @@ class Meter:
         """
         by_setting = event_store.month_of(now) - kept_months
         by_horizon = event_store.month_of(now - 2 * self._catalog.rules.horizon)
-        async with transaction(self._engine) as connection:
-            driver = await driver_of(connection)
+        async with driver_transaction(self._engine) as driver:
             return await event_store.drop_months(driver, oldest_kept=min(by_setting, by_horizon))
 
     # The steps of a batch, in their order
@@ -245,8 +242,7 @@ class Meter:
         missing = set(months) - self._months
         if missing:
             # Apart from the batch: making a table waits for those who read the others.
-            async with transaction(self._engine) as connection:
-                driver = await driver_of(connection)
+            async with driver_transaction(self._engine) as driver:
                 for month in sorted(missing):
                     await event_store.ensure_month(driver, month)
             self._months |= missing

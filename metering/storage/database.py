@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from asyncpg import exceptions as driver_errors
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -83,7 +83,7 @@ def create_engine(
         )
         return connection
 
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=connections,
@@ -94,17 +94,46 @@ def create_engine(
         pool_timeout=30,
         hide_parameters=True,
     )
+    sa.event.listen(engine.sync_engine, "checkout", _leave_out_the_closed)
+    return engine
+
+
+def _leave_out_the_closed(connection: Any, *_: object) -> None:
+    """Have the pool make another connection in the place of one that went while nobody used it."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("it was closed")
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Run a block in one transaction. Raises Unavailable where trying again can help."""
+    async with _connected(engine) as connection, connection.begin():
+        yield connection
+
+
+@asynccontextmanager
+async def driver_transaction(engine: AsyncEngine) -> AsyncIterator[Any]:
+    """Run a block in one transaction of asyncpg's connection, with nothing of SQLAlchemy on the way
+    to it: a batch of few events takes a tenth less of a member's time. Raises Unavailable where
+    trying again can help.
+    """
+    async with _connected(engine) as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        try:
+            async with driver.transaction():
+                yield driver
+        except BaseException:
+            # The pool does not see what it has begun, and would give it out again.
+            if driver.is_in_transaction():
+                await connection.invalidate()
+            raise
+
+
+@asynccontextmanager
+async def _connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
-        async with (
-            engine.connect() as connection,
-            _reaching_who_may_write(connection),
-            connection.begin(),
-        ):
+        async with engine.connect() as connection, _reaching_who_may_write(connection):
             yield connection
     except DBAPIError as error:
         if is_passing(error):
@@ -243,6 +272,11 @@ async def upsert(driver: Any, table: sa.Table, rows: Iterable[Sequence[object]])
         f"{table.name}_staged", records=found, columns=_columns_of(table)
     )
     await driver.execute(by_staging)
+
+
+def count_of(status: str) -> int:
+    """Read from what a statement ended with how many rows it was about: `UPDATE 3`."""
+    return int(status.rpartition(" ")[2])
 
 
 def as_json(values: Iterable[object]) -> str:

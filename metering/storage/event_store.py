@@ -141,7 +141,7 @@ async def claim_events(driver: Any, claimed: Mapping[int, Claimed], *, expect_kn
             status = await _copy(driver, "event", claimed)
         except UniqueViolationError as error:
             raise SomeAreKnown from error
-    return int(status.rpartition(" ")[2])
+    return database.count_of(status)
 
 
 async def _copy(driver: Any, table: str, claimed: Mapping[int, Claimed]) -> str:
@@ -168,7 +168,7 @@ async def claim_commands(driver: Any, commands: Iterable[tuple[Command, Place]])
     if not rows:
         return 0
     status = await driver.execute(_CLAIM_COMMANDS, *zip(*rows, strict=True))
-    return int(status.rpartition(" ")[2])
+    return database.count_of(status)
 
 
 def command_row(

@@ -101,15 +101,13 @@ async def claim(
     ]
 
 
-_ADVANCE = sa.text("""
+_ADVANCE = """
 WITH step AS (
     SELECT * FROM unnest(
-        CAST(:numbers AS int[]), CAST(:epochs AS bigint[]), CAST(:froms AS bigint[]),
-        CAST(:tos AS bigint[]), CAST(:anchors AS bigint[]), CAST(:digests AS bytea[]),
-        CAST(:reads AS bigint[])
+        $1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::bigint[]
     ) AS step (number, epoch, from_offset, to_offset, anchor_offset, anchor_digest, read_up_to)
 ), locked AS (
-    SELECT number FROM position WHERE number = ANY (:numbers) ORDER BY number FOR UPDATE
+    SELECT number FROM position WHERE number = ANY ($1) ORDER BY number FOR UPDATE
 )
 UPDATE position SET
     next_offset = step.to_offset,
@@ -119,24 +117,23 @@ UPDATE position SET
 FROM step JOIN locked USING (number)
 WHERE position.number = step.number AND position.next_offset = step.from_offset
     AND position.epoch = step.epoch AND position.halted IS NULL
-""")
+"""
+_READ_UP_TO = "SELECT min(read_up_to) FROM position WHERE consumer_group = $1"
 
 
-async def advance(connection: AsyncConnection, slices: Sequence[Slice]) -> None:
+async def advance(driver: Any, slices: Sequence[Slice]) -> None:
     """Move positions on. Raises Fenced if any of them is not where its claim left it."""
-    result = await connection.execute(
+    status = await driver.execute(
         _ADVANCE,
-        {
-            "numbers": [part.claim.number for part in slices],
-            "epochs": [part.claim.epoch for part in slices],
-            "froms": [part.from_offset for part in slices],
-            "tos": [part.to_offset for part in slices],
-            "anchors": [part.anchor[0] if part.anchor else None for part in slices],
-            "digests": [part.anchor[1] if part.anchor else None for part in slices],
-            "reads": [part.read_up_to for part in slices],
-        },
+        [part.claim.number for part in slices],
+        [part.claim.epoch for part in slices],
+        [part.from_offset for part in slices],
+        [part.to_offset for part in slices],
+        [part.anchor[0] if part.anchor else None for part in slices],
+        [part.anchor[1] if part.anchor else None for part in slices],
+        [part.read_up_to for part in slices],
     )
-    lost = len(slices) - result.rowcount
+    lost = len(slices) - database.count_of(status)
     if lost:
         raise Fenced(f"{lost} of {len(slices)} partitions were claimed by somebody else")
 
@@ -166,12 +163,10 @@ async def halt(connection: AsyncConnection, claim: Claim, why: str) -> None:
     )
 
 
-async def read_up_to(connection: AsyncConnection, group: str) -> int | None:
+async def read_up_to(driver: Any, group: str) -> int | None:
     """Find the instant up to which every partition has been read; None before the first one is."""
-    instant = await connection.scalar(
-        sa.select(sa.func.min(position.c.read_up_to)).where(position.c.consumer_group == group)
-    )
-    return None if instant is None else int(instant)
+    instant: int | None = await driver.fetchval(_READ_UP_TO, group)
+    return instant
 
 
 async def keep_account(driver: Any, lines: Sequence[tuple[int, ...]]) -> None:

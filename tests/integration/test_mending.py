@@ -5,7 +5,7 @@ import pytest_asyncio
 
 from metering.catalog import shipped_catalog
 from metering.storage import position_store, schema
-from metering.storage.database import create_engine, driver_of, transaction
+from metering.storage.database import create_engine, driver_of, driver_transaction, transaction
 from metering.storage.position_store import Partition, Slice
 from metering.verification import verify
 
@@ -34,9 +34,10 @@ async def halted(engine):
     """Read ten holes of a partition and halt it."""
     mine, _ = await claim(engine)
     async with transaction(engine) as connection:
-        await position_store.advance(connection, [Slice(mine, 0, 10, (9, bytes(16)), 5)])
+        driver = await driver_of(connection)
+        await position_store.advance(driver, [Slice(mine, 0, 10, (9, bytes(16)), 5)])
         lines = [(mine.number, 0, 10, mine.epoch, 0, 0, 0, 0)]
-        await position_store.keep_account(await driver_of(connection), lines)
+        await position_store.keep_account(driver, lines)
         await position_store.halt(connection, mine, "it is another log")
     return mine
 
@@ -74,15 +75,15 @@ async def test_the_log_that_is_gone_holds_no_closing_back(engine, halted):
 
     async with transaction(engine) as connection:
         await position_store.mark_read(connection, claims, read_up_to=1_000)
-        assert await position_store.read_up_to(connection, GROUP) == 1_000
+        assert await position_store.read_up_to(await driver_of(connection), GROUP) == 1_000
 
 
 async def test_what_is_skipped_is_a_hole_and_fences_whoever_claimed_before(engine, halted):
     assert await decide(engine, position_store.skip, HALTED, to_offset=12)
 
-    async with transaction(engine) as connection:
+    async with driver_transaction(engine) as driver:
         with pytest.raises(position_store.Fenced):
-            await position_store.advance(connection, [Slice(halted, 10, 13, None, 6)])
+            await position_store.advance(driver, [Slice(halted, 10, 13, None, 6)])
     mine, _ = await claim(engine)
     assert (mine.number, mine.next_offset) == (halted.number, 12)
     assert await proven(engine)
