@@ -98,10 +98,13 @@ def create_engine(
     return engine
 
 
-def _leave_out_the_closed(connection: Any, *_: object) -> None:
-    """Have the pool make another connection in the place of one that went while nobody used it."""
-    if connection.driver_connection.is_closed():
+def _leave_out_the_closed(connection: Any, record: Any, _: object) -> None:
+    """Have the pool make another connection in the place of one that went while nobody used it. Of
+    a new one it will be seen that it is closed: the pool gives up by an error of misuse.
+    """
+    if record.info.get("was_used") and connection.driver_connection.is_closed():
         raise DisconnectionError("it was closed")
+    record.info["was_used"] = True
 
 
 @asynccontextmanager
@@ -125,7 +128,7 @@ async def driver_transaction(engine: AsyncEngine) -> AsyncIterator[Any]:
                 yield driver
         except BaseException:
             # The pool does not see what it has begun, and would give it out again.
-            if driver.is_in_transaction():
+            if driver.is_closed() or driver.is_in_transaction():
                 await connection.invalidate()
             raise
 

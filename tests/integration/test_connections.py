@@ -96,6 +96,22 @@ async def test_a_connection_that_went_while_nobody_used_it_is_not_used(fresh_dat
     await engine.dispose()
 
 
+async def test_a_server_that_closes_each_connection_at_once_cannot_be_reached(fresh_database_url):
+    engine = create_engine(fresh_database_url, schema="public", connections=1)
+
+    def close(connection, _):
+        connection.driver_connection.terminate()
+
+    sa.event.listen(engine.sync_engine, "connect", close)
+
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            async with driver_transaction(engine):
+                pass
+
+    await engine.dispose()
+
+
 async def test_a_connection_that_goes_while_it_is_used_is_not_used_again(fresh_database_url):
     engine = create_engine(fresh_database_url, schema="public", connections=1)
 
