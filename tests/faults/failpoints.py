@@ -126,7 +126,8 @@ def put(point):
     around(outbox_store, "remove", before="relay_sent", only=lambda args, _: args[1])
     around(AIOKafkaConsumer, "commit", before="before_kafka_commit")
 
-    seek, commit = AIOKafkaConsumer.seek, Transaction.commit
+    # By which it commits where it is left, too.
+    seek, commit = AIOKafkaConsumer.seek, Transaction._Transaction__commit
 
     def sought(*args):
         reach("before_seek")
@@ -141,7 +142,7 @@ def put(point):
         reach("commit_sent")
         return await asking
 
-    AIOKafkaConsumer.seek, Transaction.commit = sought, committed
+    AIOKafkaConsumer.seek, Transaction._Transaction__commit = sought, committed
 
 
 if __name__ == "__main__":
