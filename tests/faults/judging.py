@@ -67,6 +67,8 @@ async def judge_is_judged(world):
     """Each lie is seen, in books that are right without it."""
     await world.start(members=1)
     await world.send(world.traffic.usage(500))
+    # Five hundred by chance may be without a single one, and then nothing could be said of it.
+    await world.send(world.traffic.defects())
     await world.recovered()
     await world.judge()
     await world.members[0].stop()

@@ -113,7 +113,7 @@ class Traffic:
             chance = self.draw.randrange(1000)
             for share, make in (
                 (COPIES, self._copy), (CONFLICTS, self._conflict), (VOIDS, self._void),
-                (DEFECTS, self._defect), (EARLY, self._early),
+                (DEFECTS, self._any_defect), (EARLY, self._early),
             ):  # fmt: skip
                 if chance < share:
                     yield make()
@@ -202,9 +202,16 @@ class Traffic:
         self.sent["early"] += 1
         return self.plain(channel)._replace(defect="early")
 
-    def _defect(self):
+    def defects(self):
+        """Send what cannot be counted, one record for each reason."""
+        for name, make in DEFECTS_BY_REASON.items():
+            yield self._defect(name, make)
+
+    def _any_defect(self):
+        return self._defect(*self.draw.choice(tuple(DEFECTS_BY_REASON.items())))
+
+    def _defect(self, name, make):
         self.sent["defect"] += 1
-        name, make = self.draw.choice(tuple(DEFECTS_BY_REASON.items()))
         event = self._event(
             self.draw.choice(self.channels), "workflow.executed", "/services/workflow",
             self.now - timedelta(hours=1), {"actions": 1},
