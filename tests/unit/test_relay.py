@@ -1,6 +1,7 @@
 """The relay keeps what Kafka has not taken, and nothing that is too large blocks the rest."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
@@ -118,3 +119,35 @@ async def test_a_topic_that_does_not_answer_is_not_waited_for(relay, monkeypatch
 
     assert isinstance(results[1], asyncio.CancelledError)
     assert results[2] == "sent"
+
+
+async def test_it_rests_unless_more_waits_than_it_takes_at_once(relay, monkeypatch):
+    sent, rests = [500, 500, 3, 2, 0], []
+
+    @asynccontextmanager
+    async def producer():
+        yield
+
+    async def send_some(_):
+        if len(sent) <= 3:
+            relay.stop()
+        return sent.pop(0)
+
+    async def rest(seconds):
+        rests.append((len(sent), seconds))
+
+    async def show():
+        pass
+
+    for name, fake in {
+        "producer": producer,
+        "send_some": send_some,
+        "show": show,
+        "rest": rest,
+    }.items():
+        monkeypatch.setattr(relay, f"_{name}", fake)
+    async with asyncio.timeout(5):
+        await relay.run()
+
+    # Also while it comes to an end: what is left then is sent, however little.
+    assert rests == [(2, relaying.LOOK_SECONDS), (1, relaying.LOOK_SECONDS)]
