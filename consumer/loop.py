@@ -8,7 +8,7 @@ A lane takes whatever has gathered as soon as it is free, so batches are as big 
 that waits of the partitions of one number, and of more numbers while it is little. Which comes next
 is decided by how long it has waited, but for numbers that another lane is at work on: they have the
 same channels. Lanes with numbers of their own drifted apart, and one let its own wait half as long
-again as the other.
+again as the other. Of a stream one lane takes all, as long as it can.
 
 A batch begins where the books are, not at its first record: logs have holes. Whatever goes wrong
 after a batch was begun, its outcome is unknown until the position has been read again.
@@ -20,6 +20,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -60,6 +61,11 @@ REST_SHARE = 1 / 8
 # With so many records a batch is large enough to end with the partitions of one number. They have
 # the same channels: each has all its events in one batch, instead of in two.
 BATCH_RECORDS_MIN = 1_500
+
+# Two batches of a stream at once share the time of the cores: each takes longer, and what comes
+# meanwhile waits for longer. So a lane leaves a stream to the one that is at work on it, until it
+# has waited so long: then one is not enough.
+STREAM_SECONDS_MAX = 1
 
 _T = TypeVar("_T")
 log = structlog.get_logger()
@@ -107,6 +113,8 @@ class Loop:
         self.batch_since: dict[int, float] = {}
         # Of which numbers the batch of each lane is, also if they were taken back since.
         self._numbers: list[set[int]] = [set() for _ in range(settings.lanes)]
+        # The lanes whose batch began with records of a stream.
+        self._on_streams: set[int] = set()
 
     async def run(self) -> None:
         """Read until `stop` is called and the batches that run are recorded."""
@@ -139,7 +147,10 @@ class Loop:
             if not stretches:
                 del self.batch_since[lane]
                 if not self._is_stopping:
-                    await self.pump.news.wait()
+                    # No longer than until what waits is also this lane's.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(STREAM_SECONDS_MAX):
+                            await self.pump.news.wait()
                 continue
             partitions = list({stretch.held: None for stretch in stretches})
             try:
@@ -167,6 +178,7 @@ class Loop:
                     held.is_busy = False
                 # What came of these numbers meanwhile is now for whichever lane is free.
                 self._numbers[lane].clear()
+                self._on_streams.discard(lane)
                 self.pump.news.set()
 
     async def _gather(self, lane: int) -> list[Stretch]:
@@ -179,6 +191,8 @@ class Loop:
         channels: set[str] = set()
         while held := await self._next_of(lane, stretches, records):
             chunk = held.chunks[0]
+            if not stretches and not chunk.is_of_backlog:
+                self._on_streams.add(lane)
             records += len(chunk.records)
             size += chunk.bytes
             if stretches:
@@ -224,8 +238,10 @@ class Loop:
                 return found
         others = [numbers for at, numbers in enumerate(self._numbers) if at != lane]
         taken = set[int]().union(*others)
-        ready = self._partitions.ready
-        return _oldest([held for held in ready if held.tp.partition not in taken])
+        ready = [held for held in self._partitions.ready if held.tp.partition not in taken]
+        if not stretches and self._on_streams:
+            ready = [held for held in ready if _is_for_any_lane(held)]
+        return _oldest(ready)
 
     def _read(self, held: Held, chunk: Chunk) -> list[Record]:
         assert held.claim is not None
@@ -335,11 +351,19 @@ def _first_clock(stretch: Stretch) -> int:
 def _oldest(partitions: Iterable[Held], number: int | None = None) -> Held | None:
     """Pick the partition that has waited longest, of one number or of all."""
     heads = [held for held in partitions if held.chunks and number in (None, held.tp.partition)]
-    return min(heads, key=_first_number, default=None)
+    return min(heads, key=_fetched_at, default=None)
 
 
-def _first_number(held: Held) -> int:
-    return held.chunks[0].number
+def _fetched_at(held: Held) -> float:
+    return held.chunks[0].fetched_at
+
+
+def _is_for_any_lane(held: Held) -> bool:
+    """Say whether what a partition has is of a backlog, or has waited for too long."""
+    if not held.chunks:
+        return False
+    waited = time.monotonic() - _fetched_at(held)
+    return held.chunks[0].is_of_backlog or waited >= STREAM_SECONDS_MAX
 
 
 def _is_sent_again(record: Record) -> bool:

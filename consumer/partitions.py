@@ -56,7 +56,7 @@ class Chunk(NamedTuple):
     records: Sequence[ConsumerRecord[bytes, bytes]]
     to_offset: int
     bytes: int
-    number: int  # In the order in which this member fetched them.
+    fetched_at: float  # By the monotonic clock.
     is_of_backlog: bool = False  # Whatever is left of its partition since.
 
 

@@ -86,7 +86,6 @@ class Pump:
         self.news = asyncio.Event()
         self._brought = [asyncio.Event() for _ in range(self._queues)]
         self._one_by_one_until = 0.0
-        self._chunks = 0  # How many were fetched.
         # Queue by queue: whose turn it is, and for how many chunks more.
         batch_chunks = math.ceil(settings.batch_records_max / CHUNK_RECORDS_MAX)
         self._turn_chunks = TURN_BATCHES * batch_chunks
@@ -329,8 +328,8 @@ class Pump:
             if position > held.fetched_to:
                 records = found.get(held.tp, [])
                 size = size_of(records)
-                self._chunks += 1
-                held.chunks.append(Chunk(records, position, size, self._chunks, is_backlog))
+                now = time.monotonic()
+                held.chunks.append(Chunk(records, position, size, now, is_backlog))
                 held.fetched_to = position
                 self.news.set()
                 self._brought[held.tp.partition % self._queues].set()

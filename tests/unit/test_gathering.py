@@ -3,6 +3,7 @@ of time.
 """
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -41,8 +42,10 @@ def decode(_topic, value, _headers):
     return Count(value.decode(), b"digest", b"content", 0, "actions", 1, None)
 
 
-def chunk(number, *channels, at=1):
-    return Chunk([record_of(channel, at) for channel in channels], number, 10, number)
+def chunk(number, *channels, at=1, fetched_at=None, is_of_backlog=False):
+    """Fetched in the order of numbers, long ago."""
+    records = [record_of(channel, at) for channel in channels]
+    return Chunk(records, number, 10, fetched_at or number, is_of_backlog)
 
 
 class FakeMeter:
@@ -127,8 +130,8 @@ async def two_lanes(monkeypatch):
     meter, partitions = FakeMeter(), [held(tp) for tp in (ONE, OTHER_ONE, THREE, FIVE)]
     reader = a_loop(*partitions, meter=meter, lanes=2)
 
-    async def brought(each, number):
-        each.chunks.append(chunk(number, "a"))
+    async def brought(each, number, **kind):
+        each.chunks.append(chunk(number, "a", **kind))
         reader.pump.news.set()
         await settled()
 
@@ -206,6 +209,45 @@ async def test_what_came_of_the_numbers_of_a_batch_is_for_any_lane_that_is_free(
 
     # The other lane sleeps until it hears of it.
     assert two_lanes.begun == [[1, 3], [1], [3]]
+
+
+async def test_of_a_stream_one_lane_takes_all(two_lanes):
+    one, _, three, five = two_lanes.partitions
+    for at, each in enumerate((one, three, five), 1):
+        await two_lanes.brought(each, at, fetched_at=time.monotonic())
+    assert two_lanes.begun == [[1]]
+
+    await two_lanes.recorded(1)
+
+    assert two_lanes.begun == [[1], [3]]
+
+
+async def test_what_waits_for_too_long_is_for_any_lane(two_lanes, monkeypatch):
+    monkeypatch.setattr(loop, "STREAM_SECONDS_MAX", 0.05)
+    one, _, three, _ = two_lanes.partitions
+    await two_lanes.brought(one, 1, fetched_at=time.monotonic())
+    await two_lanes.brought(three, 2, fetched_at=time.monotonic())
+    assert two_lanes.begun == [[1]]
+
+    # Nothing comes any more, and the batch at work does not end.
+    async with asyncio.timeout(5):
+        while len(two_lanes.begun) < 2:
+            await asyncio.sleep(0.01)
+
+    assert two_lanes.begun == [[1], [3]]
+
+
+async def test_a_backlog_is_for_all_lanes_and_keeps_none_from_a_stream(two_lanes):
+    one, _, three, five = two_lanes.partitions
+    await two_lanes.brought(one, 1, fetched_at=time.monotonic())
+    await two_lanes.brought(five, 2, fetched_at=time.monotonic())
+    await two_lanes.brought(three, 3, fetched_at=time.monotonic(), is_of_backlog=True)
+    assert two_lanes.begun == [[1], [3]]
+
+    # The batch of the backlog goes on.
+    await two_lanes.recorded(1)
+
+    assert two_lanes.begun == [[1], [3], [5]]
 
 
 async def test_what_is_taken_comes_in_order_of_time():

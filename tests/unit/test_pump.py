@@ -341,7 +341,7 @@ async def take_turns(pump):
 
 def taken_by(partitions):
     """List the partitions by the chunks that were fetched, in their order."""
-    chunks = [(chunk.number, held.tp) for held in partitions.held for chunk in held.chunks]
+    chunks = [(chunk.fetched_at, held.tp) for held in partitions.held for chunk in held.chunks]
     return [tp for _, tp in sorted(chunks)]
 
 
