@@ -40,6 +40,7 @@ LONG = Scenario("three times as long", length=3)
 MONTH_BEFORE = Scenario(
     "three times as long, 5,000,000 in the month before", length=3, month_before=5_000_000
 )
+FEW_PARTITIONS = Scenario("8 partitions", partitions=8)
 LOTS_OVER = Scenario("two more of each lot, long over", lots_over=2)
 SOME = [
     ONE_MEMBER,
@@ -71,7 +72,7 @@ MATRIX = [
             channels=100_000, length=10, partitions=128,
         ),
         LONG, MONTH_BEFORE, Scenario("100 channels, three times as long", channels=100, length=3),
-        ONE_MEMBER, LOTS_OVER, Scenario("of three days", is_of_days=True),
+        ONE_MEMBER, FEW_PARTITIONS, LOTS_OVER, Scenario("of three days", is_of_days=True),
     ],
 ]  # fmt: skip
 MONTH = Scenario("after 2,000,000 events of 26 days of history", history=2_000_000, days=26)
@@ -79,7 +80,7 @@ ON_KAFKA = [USUAL, *SOME]
 # Of which traffic there is a steady stream, too, and of which shares of its rate. The first line of
 # the matrix is of few channels.
 STREAMS = {USUAL: (1 / 2,)}
-STREAMS_IF_FULL = {USUAL: (1 / 2, 1 / 4), MATRIX[0][0]: (1 / 2, 1 / 4)}
+STREAMS_IF_FULL = {**dict.fromkeys((USUAL, MATRIX[0][0]), (1 / 2, 1 / 4)), FEW_PARTITIONS: (1 / 2,)}
 
 
 def options() -> argparse.ArgumentParser:
