@@ -262,7 +262,7 @@ class Simulation:
     def _take_up(self) -> None:
         # "They are taken up in the order they came when what they wait for comes."
         for waiting in list(self.parked):
-            if waiting in self.parked and self._may_be_taken_up(waiting):
+            if self._may_be_taken_up(waiting) and waiting in self.parked:
                 self.parked.remove(waiting)
                 if not self._settle(waiting):
                     self.parked.append(waiting)
