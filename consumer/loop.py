@@ -27,7 +27,7 @@ import structlog
 
 from consumer import metrics
 from consumer.anchors import anchor_digest
-from consumer.partitions import backoff_seconds
+from consumer.partitions import backoff_seconds, fetched_at
 from consumer.posting import OWN_HEADER
 from consumer.progress import Marker, Progress
 from consumer.pump import CHUNK_RECORDS_MAX, MEBIBYTE, Pump
@@ -351,18 +351,14 @@ def _first_clock(stretch: Stretch) -> int:
 def _oldest(partitions: Iterable[Held], number: int | None = None) -> Held | None:
     """Pick the partition that has waited longest, of one number or of all."""
     heads = [held for held in partitions if held.chunks and number in (None, held.tp.partition)]
-    return min(heads, key=_fetched_at, default=None)
-
-
-def _fetched_at(held: Held) -> float:
-    return held.chunks[0].fetched_at
+    return min(heads, key=fetched_at, default=None)
 
 
 def _is_for_any_lane(held: Held) -> bool:
     """Say whether what a partition has is of a backlog, or has waited for too long."""
     if not held.chunks:
         return False
-    waited = time.monotonic() - _fetched_at(held)
+    waited = time.monotonic() - fetched_at(held)
     return held.chunks[0].is_of_backlog or waited >= STREAM_SECONDS_MAX
 
 

@@ -79,6 +79,11 @@ class Held:
     records_rejected: int = 0
 
 
+def fetched_at(held: Held) -> float:
+    """Tell when what waits first of a partition was fetched, by the monotonic clock."""
+    return held.chunks[0].fetched_at
+
+
 class Claimer(Protocol):
     """What is needed of the books here; tests pass a simpler one."""
 

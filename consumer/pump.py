@@ -19,7 +19,7 @@ from aiokafka.errors import (
     RecordTooLargeError,
 )
 
-from consumer.partitions import Chunk
+from consumer.partitions import Chunk, fetched_at
 from consumer.readers import size_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ NEWS_MS, ROOM_MS = 200, 20
 # of others is let go of and fetched again: that came to a mebibyte of each partition whose turn had
 # ended, a third of a member's memory with 128 of them.
 TURNS_AHEAD = 2
+
+# Once what waits of streams has waited so long, lanes take what came in the meantime of a number
+# together with it. So no more is fetched of it before its turn is near: of each partition of a
+# question the embedded broker has a fifth of a millisecond's work, however little there is. With
+# one number near its turn what was still on its way missed it, and came a round later.
+LATE_SECONDS = 0.1
+STREAMS_AHEAD = 2
 
 # A turn takes all that waits of a number, or so many batches: then each account is worked on as
 # rarely as can be, and little is fetched twice.
@@ -151,7 +158,8 @@ class Pump:
     async def _look_ahead(self) -> None:
         """Have the client fetch what is near its turn or has room, and let go of a backlog that is
         far. What it holds of streams without room it keeps, and fetches no more of them: while the
-        lanes stood still for ten seconds that came to a mebibyte of each partition.
+        lanes stood still for ten seconds that came to a mebibyte of each partition. So it does with
+        streams of which something waits behind others.
         """
         ready = self._partitions.ready
         behind, near, full = self._numbers_behind(ready), set[int](), set[TopicPartition]()
@@ -163,6 +171,8 @@ class Pump:
             near.update(numbers[:TURNS_AHEAD])
             if not self._has_room_for_streams(partitions):
                 full.update(held.tp for held in partitions if held.tp.partition not in behind)
+        queued = self._streams_queued(ready)
+        full.update(held.tp for held in ready if held.tp.partition in queued)
         numbers_far = behind - near
         far = {held.tp for held in ready if held.tp.partition in numbers_far}
         paused, self._paused = self._consumer.paused(), far | full
@@ -172,6 +182,19 @@ class Pump:
         if far - self._far:
             await self._let_go([held for held in ready if held.tp in far])
         self._far = far
+
+    def _streams_queued(self, ready: Iterable[Held]) -> set[int]:
+        """Tell of which numbers, without a backlog, something waits behind others: none as long as
+        the lanes are not late.
+        """
+        waiting = [held for held in ready if held.chunks and held.tp.partition not in self._behind]
+        at_work = {held.tp.partition for held in ready if held.is_busy}
+        next_ones = [held for held in waiting if held.tp.partition not in at_work]
+        next_ones.sort(key=fetched_at)
+        if not next_ones or time.monotonic() - fetched_at(next_ones[0]) < LATE_SECONDS:
+            return set()
+        ahead = list(dict.fromkeys([held.tp.partition for held in next_ones]))[:STREAMS_AHEAD]
+        return {held.tp.partition for held in waiting}.difference(ahead)
 
     async def _let_go(self, paused: Sequence[Held]) -> None:
         """Have the client forget what it holds: that is what it does when it is asked for records

@@ -1,6 +1,7 @@
 """What is fetched waits for its lane, with the holes of the log, and not more than it takes."""
 
 import asyncio
+import time
 from typing import NamedTuple
 
 import pytest
@@ -12,8 +13,15 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from consumer.partitions import Held
-from consumer.pump import CHUNK_RECORDS_MAX, TRIES, TURN_BATCHES, UNPACK_FAILURES_MAX, Pump
+from consumer.partitions import Chunk, Held
+from consumer.pump import (
+    CHUNK_RECORDS_MAX,
+    LATE_SECONDS,
+    TRIES,
+    TURN_BATCHES,
+    UNPACK_FAILURES_MAX,
+    Pump,
+)
 from consumer.settings import Settings
 
 ONE, TWO, THREE = (TopicPartition("usage.mu", number) for number in (1, 2, 3))
@@ -267,6 +275,84 @@ async def test_the_client_fetches_no_stream_for_which_there_is_no_room(consumer)
     assert consumer.paused() == set()
     await take_turns(pump)
     assert taken_by(partitions) == [TWO, THREE]
+
+
+def numbers_paused(consumer):
+    """List the numbers of which all partitions are paused, and see that no other one is."""
+    numbers = {tp.partition for tp in consumer.paused()}
+    assert consumer.paused() == {TopicPartition(topic, n) for topic in "ab" for n in numbers}
+    return sorted(numbers)
+
+
+@pytest.fixture
+def streams(consumer):
+    """Make a pump with six numbers of two topics, and one that lets something wait for seconds."""
+    tps = [TopicPartition(topic, number) for topic in "ab" for number in range(6)]
+    pump, partitions = a_pump(consumer, *tps)
+
+    def wait(topic, number, *, since):
+        held = next(held for held in partitions.held if held.tp == TopicPartition(topic, number))
+        held.chunks.append(Chunk(records(0), 1, 10, time.monotonic() - since))
+        return held
+
+    return pump, wait
+
+
+async def test_of_streams_that_wait_only_those_near_their_turn_are_fetched(streams, consumer):
+    pump, wait = streams
+    for number, since in [(4, 0.9), (1, 0.8), (0, 0.7), (3, 0.01)]:
+        wait("a", number, since=since)
+    wait("b", 0, since=0.85)
+
+    await pump._look_ahead()
+
+    # Next are 4 and 0, all of it; nothing waits of 2 and 5.
+    assert numbers_paused(consumer) == [1, 3]
+    await pump._fetch_all(*pump._wanted())
+    assert {tp.partition for tp in consumer.asked} == {0, 2, 4, 5}
+    assert consumer.forgotten == []
+
+
+async def test_what_is_fetched_of_streams_goes_on_with_the_turns(streams, consumer):
+    pump, wait = streams
+    helds = [wait("a", number, since=0.9 - number / 10) for number in range(5)]
+    await pump._look_ahead()
+    assert numbers_paused(consumer) == [2, 3, 4]
+
+    # A lane takes the first; of what came since then something waits, behind all others.
+    helds[0].is_busy = True
+    helds[0].chunks.clear()
+    await pump._look_ahead()
+    assert numbers_paused(consumer) == [3, 4]
+    wait("b", 0, since=0.2)
+    await pump._look_ahead()
+    assert numbers_paused(consumer) == [0, 3, 4]
+    # What is at work is not next, however long something of it waits.
+    wait("a", 0, since=5)
+    await pump._look_ahead()
+    assert numbers_paused(consumer) == [0, 3, 4]
+
+
+async def test_as_long_as_lanes_are_not_late_all_streams_are_fetched(streams, consumer):
+    pump, wait = streams
+    for number in range(6):
+        wait("a", number, since=LATE_SECONDS / 2)
+
+    await pump._look_ahead()
+
+    assert consumer.paused() == set()
+
+
+async def test_a_backlog_is_not_fetched_as_a_stream_that_waits(streams, consumer):
+    pump, wait = streams
+    for number in range(6):
+        wait("a", number, since=1)
+    consumer.ends = {TopicPartition("b", number): CHUNK_RECORDS_MAX for number in (2, 3, 4)}
+
+    await pump._look_ahead()
+
+    # Of the backlogs two of one queue are near, and one of the other.
+    assert numbers_paused(consumer) == [5]
 
 
 async def test_a_batch_is_bounded_in_bytes_too(consumer):
