@@ -47,7 +47,7 @@ class AccountCache:
         return len(self._kept)
 
     @property
-    def bytes(self) -> int:
+    def bytes_held(self) -> int:
         """What they take, roughly."""
         return self._bytes
 
@@ -79,6 +79,17 @@ class AccountCache:
             return None
         self._bytes -= kept.bytes
         return kept.account if kept.account.version == version else None
+
+    def commands_of(self, versions: Mapping[str, int]) -> dict[str, bytes]:
+        """Tell the identities of the commands of channels, of those whose account is here and has
+        this version: whoever records a command changes it.
+        """
+        kept = {name: self._kept[name].account for name in versions.keys() & self._kept.keys()}
+        return {
+            name: account.commands
+            for name, account in kept.items()
+            if account.commands is not None and account.version == versions[name]
+        }
 
     def put(self, accounts: Mapping[str, Account], *, loaded: Collection[str]) -> None:
         """Put the accounts of a batch back, and those that were loaded for it as far as there is

@@ -268,6 +268,8 @@ class Account:
     unsaved: Unsaved = field(default_factory=Unsaved)
     # Without lots that are over, and reservations that no longer wait, nothing can be decided.
     has_all_lots: bool = True
+    # The identities of its commands, one behind the other; None: not known.
+    commands: bytes | None = None
     _starts: list[date] = field(default_factory=list)
     _closing: tuple[date, int] | None = None
     _burning: dict[str, list[Lot]] = field(default_factory=dict)
@@ -303,7 +305,7 @@ class Account:
         """Say how much memory it takes, roughly: as it was written last."""
         if self._bytes_held:
             return self._bytes_held
-        size = ACCOUNT_BYTES + LOT_BYTES * len(self.lots)
+        size = ACCOUNT_BYTES + LOT_BYTES * len(self.lots) + len(self.commands or b"")
         for books in self.books.values():
             size += DAY_BYTES * len(books.days)
             if isinstance(books.tallies, Readings):

@@ -18,7 +18,7 @@ from metering.storage.outbox_store import Draft
 from metering.storage.position_store import Slice  # noqa: TC001  # So does it.
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, KeysView
+    from collections.abc import Callable, Iterator, KeysView, Mapping
 
     from metering.accounts import Account
     from metering.catalog import Catalog
@@ -129,7 +129,8 @@ class Work:
         # Events of this batch that could not be counted without more ado.
         self.special: set[Key] = set()
         self.remembered: set[str] = set()  # Channels that got a row with this batch.
-        self.commands_before = 0  # How many commands its channels had.
+        self.commands_before: Mapping[str, int] = {}  # How many commands each channel had …
+        self.commands_read: dict[str, bytes] = {}  # … and their identities, where they are known.
         self.in_memory: set[str] = set()  # Channels whose accounts were there before.
         self._aside: dict[str, Account] = {}  # Accounts of other groups that stay in memory.
         self.promised = 0  # Room in memory, for some of them.
@@ -148,6 +149,11 @@ class Work:
     def concerned(self) -> KeysView[str]:
         """The channels that records which are in time are about."""
         return self.oldest.keys()
+
+    @property
+    def deciding(self) -> set[str]:
+        """The channels about which commands are to be decided."""
+        return {channel for channel, _ in self.commands}
 
     @property
     def has_copies(self) -> bool:

@@ -53,9 +53,12 @@ async def look_up(
         taking.identities.update(
             await event_store.met_in_other_months(driver, work.claimed, months)
         )
+        unread = work.concerned - work.commands_read.keys()
+        before = sum([work.commands_before.get(channel, 0) for channel in unread])
         # To look each identity up among few commands took PostgreSQL several times as long.
-        if work.commands_before < len(work.claimants) * FEW_COMMANDS_AN_EVENT:
-            wanted |= await event_store.commands_among(driver, work.concerned, work.claimants)
+        if before < len(work.claimants) * FEW_COMMANDS_AN_EVENT:
+            work.commands_read |= await event_store.commands_of(driver, unread)
+            wanted |= event_store.among(work.commands_read, work.claimants)
         else:
             wanted |= await event_store.known_as_commands(driver, work.claimed.values())
     events, commands = await event_store.find(driver, wanted)

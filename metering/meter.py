@@ -253,6 +253,9 @@ class Meter:
             driver, work.concerned, unknown=unknown
         )
         work.remembered = unknown
+        # Where a command comes with the batch, its own identity is read, too.
+        silent = {name: versions[name] for name in versions.keys() - work.deciding}
+        work.commands_read = self._accounts.commands_of(silent)
         return versions
 
     async def _load_accounts(
@@ -265,7 +268,7 @@ class Meter:
                 return account.open_from
             return taking.needed_from(account, work.oldest.get(account.channel))
 
-        deciding = {channel for channel, _ in work.commands}
+        deciding = work.deciding
         for channel, version in versions.items():
             kept = self._accounts.take(channel, version)
             if kept is None or (channel in deciding and not kept.has_all_lots):
@@ -275,6 +278,8 @@ class Meter:
                 work.in_memory.add(channel)
         missing = versions.keys() - accounts.keys()
         accounts.update(await account_store.load(driver, missing, needed_from, deciding=deciding))
+        for channel, account in accounts.items():
+            account.commands = work.commands_read.get(channel)
 
     def _note(self, work: Work) -> None:
         """Note what changed of the accounts at work: from then on they may be let go."""

@@ -115,9 +115,9 @@ ORDER BY n.number
 
 async def lock(
     driver: Any, channels: Collection[str], *, unknown: Collection[str]
-) -> tuple[dict[str, int], int]:
+) -> tuple[dict[str, int], dict[str, int]]:
     """Lock channels until the transaction ends; returns the versions of those that are registered,
-    and how many commands they had in all.
+    and how many commands each had.
 
     A channel that nobody saw before gets a row first: a registration and an event in two
     transactions would miss each other otherwise. Rows are locked in one fixed order, so that two
@@ -126,8 +126,9 @@ async def lock(
     if unknown:
         await driver.execute(_REMEMBER, sorted(unknown))
     rows = await driver.fetch(_LOCK, as_json(channels))
-    versions = {row["channel"]: row["version"] for row in rows if row["is_registered"]}
-    return versions, sum([row["sequence"] for row in rows if row["is_registered"]])
+    registered = [row for row in rows if row["is_registered"]]
+    versions = {row["channel"]: row["version"] for row in registered}
+    return versions, {row["channel"]: row["sequence"] for row in registered}
 
 
 async def lock_due(

@@ -214,12 +214,15 @@ async def met_in_other_months(
     return met
 
 
-async def commands_among(
-    driver: Any, channels: Iterable[str], claimants: Container[bytes]
-) -> set[Key]:
-    """Tell which identities that a batch claims commands of some channels hold."""
+async def commands_of(driver: Any, channels: Collection[str]) -> dict[str, bytes]:
+    """Find the identities of the commands of channels, one behind the other."""
+    return dict(await driver.fetch(_COMMANDS, as_json(channels))) if channels else {}
+
+
+def among(commands: Mapping[str, bytes], claimants: Container[bytes]) -> set[Key]:
+    """Tell which of the identities that a batch claims are of such commands."""
     found = set()
-    for channel, digests in await driver.fetch(_COMMANDS, as_json(channels)):
+    for channel, digests in commands.items():
         for at in range(0, len(digests), DIGEST_BYTES):
             digest = digests[at : at + DIGEST_BYTES]
             if digest in claimants:

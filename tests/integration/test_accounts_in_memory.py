@@ -8,9 +8,18 @@ from consumer import simulate
 from consumer.decoding import instant_from
 from metering import account_cache, meter
 from metering.catalog import shipped_catalog
-from metering.storage import account_store
+from metering.storage import account_store, event_store
 from metering.storage.database import driver_of, transaction
-from tests.builders import arriving, contacts, purchased, registered, workflow
+from tests.builders import (
+    COMMANDS,
+    arriving,
+    contacts,
+    line,
+    purchased,
+    refunded,
+    registered,
+    workflow,
+)
 from tests.replaying import GROUP, Reader, fresh_books
 
 CHANNELS = [f"c-{number}" for number in range(6)]
@@ -116,3 +125,67 @@ async def test_use_of_the_day_ahead_is_due_when_that_day_begins(ahead, fresh_dat
 
         assert await reader.settle(minutes_before) == 0
         assert await reader.settle(instant_from("2024-01-20T15:00:00Z")) == 1
+
+
+@pytest.fixture
+def read_of(monkeypatch):
+    """Note of which channels the identities of commands are read."""
+    monkeypatch.setattr(account_cache, "DAYS_MAX", 31)
+    found = []
+    commands_of = event_store.commands_of
+
+    async def noting(driver, channels):
+        found.append(sorted(channels))
+        return await commands_of(driver, channels)
+
+    monkeypatch.setattr(event_store, "commands_of", noting)
+    return found
+
+
+async def test_identities_of_commands_are_read_with_an_account(fresh_database_url, read_of):
+    now = instant_from("2024-01-20T00:00:00Z")
+    async with fresh_books(fresh_database_url) as engine:
+        reader = Reader(engine)
+        await reader.claim()
+        await reader.read([registered("2024-01-02", event_id="one")], now=now)
+        # Then the account is there, and so are they; nobody knows of a channel that is unknown.
+        for channels in (["c-1"], ["c-1", "c-2"], ["c-1", "c-2"]):
+            await reader.read([workflow("2024-01-04", 1, channel=c) for c in channels], now=now)
+        receipt = await reader.read([workflow("2024-01-04", 1, event_id="one")], now=now)
+
+    assert read_of == [["c-1"], ["c-2"], ["c-2"], []]
+    assert receipt.rejected == {"conflict": 1}
+
+
+def limit_set(event_id):
+    data = {"product": "workflow", "limit": 5}
+    return line(COMMANDS, "limit.set", "2024-01-05", data, event_id=event_id)
+
+
+def refused(event_id):
+    return refunded("2024-01-05", "nobody's", event_id=event_id)
+
+
+@pytest.mark.parametrize("command", [limit_set, refused])
+@pytest.mark.parametrize("beside", [[], [workflow("2024-01-04", 1)]])
+@pytest.mark.parametrize("is_by_another", [False, True])
+async def test_a_command_that_comes_later_holds_its_identity_too(
+    is_by_another, beside, command, fresh_database_url, monkeypatch
+):
+    monkeypatch.setattr(account_cache, "DAYS_MAX", 31)
+    now = instant_from("2024-01-20T00:00:00Z")
+    async with fresh_books(fresh_database_url) as engine:
+        reader = other = Reader(engine)
+        await reader.claim()
+        await reader.read([registered("2024-01-02")], now=now)
+        await reader.read([workflow("2024-01-04", 1)], now=now)
+        if is_by_another:
+            other = Reader(engine)
+            await other.claim()
+        receipt = await other.read([*beside, command("two")], now=now)
+        assert receipt.outcomes[COMMANDS, "applied"] == 1
+        await reader.claim()
+
+        receipt = await reader.read([workflow("2024-01-06", 1, event_id="two")], now=now)
+
+    assert receipt.rejected == {"conflict": 1}

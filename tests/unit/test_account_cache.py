@@ -46,7 +46,7 @@ def test_an_account_is_taken_out_once():
 
     assert cache.take("a", 1).channel == "a"
     assert cache.take("a", 1) is None
-    assert (len(cache), cache.bytes) == (1, ACCOUNT_BYTES)
+    assert (len(cache), cache.bytes_held) == (1, ACCOUNT_BYTES)
 
 
 def test_an_account_that_was_changed_elsewhere_is_let_go():
@@ -54,7 +54,7 @@ def test_an_account_that_was_changed_elsewhere_is_let_go():
     put(cache, "a")
 
     assert cache.take("a", 2) is None
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.bytes_held) == (0, 0)
 
 
 def test_accounts_that_are_in_use_are_not_driven_out_by_those_of_a_large_batch():
@@ -63,7 +63,7 @@ def test_accounts_that_are_in_use_are_not_driven_out_by_those_of_a_large_batch()
     for _ in range(3):
         known = {name: cache.take(name, 1) for name in ("a", "b")}
         cache.put({**accounts("c", "d", "e"), **known}, loaded=["c", "d", "e"])
-        assert (len(cache), cache.bytes) == (3, 3 * ACCOUNT_BYTES)
+        assert (len(cache), cache.bytes_held) == (3, 3 * ACCOUNT_BYTES)
 
     assert kept_by(cache, "a", "b", "c", "d", "e") == ["a", "b", "c"]
 
@@ -90,7 +90,7 @@ def test_accounts_that_nobody_asks_for_make_room_the_oldest_first():
     put(cache, "d", "e")
 
     assert kept_by(cache, "a", "b", "c", "d", "e") == ["c", "d", "e"]
-    assert cache.bytes == 0
+    assert cache.bytes_held == 0
 
 
 def test_large_batches_make_room_for_themselves_the_oldest_accounts_go_first(monkeypatch):
@@ -105,7 +105,7 @@ def test_large_batches_make_room_for_themselves_the_oldest_accounts_go_first(mon
     cache.make_room(records=records, channels=1)
     assert not cache.promise(ACCOUNT_BYTES)
     put(cache, "d")
-    assert (len(cache), cache.bytes) == (2, 2 * ACCOUNT_BYTES)
+    assert (len(cache), cache.bytes_held) == (2, 2 * ACCOUNT_BYTES)
 
     # With small ones there is room again; with more than there is room for, none is kept.
     cache.make_room(records=1, channels=1)
@@ -133,9 +133,9 @@ def test_accounts_can_be_forgotten():
     cache = AccountCache()
     put(cache, "a", "b", "c")
     cache.forget(["a", "x"])
-    assert (len(cache), cache.bytes) == (2, 2 * ACCOUNT_BYTES)
+    assert (len(cache), cache.bytes_held) == (2, 2 * ACCOUNT_BYTES)
     cache.clear()
-    assert (len(cache), cache.bytes) == (0, 0)
+    assert (len(cache), cache.bytes_held) == (0, 0)
 
 
 def test_an_account_weighs_what_it_holds_also_its_reports():
