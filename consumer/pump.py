@@ -184,10 +184,11 @@ class Pump:
         self._far = far
 
     def _streams_queued(self, ready: Iterable[Held]) -> set[int]:
-        """Tell of which numbers, without a backlog, something waits behind others: none as long as
-        the lanes are not late.
+        """Tell of which numbers something of a stream waits behind others: none as long as lanes
+        are not late. What is left of a backlog is no stream: its number is to be read to its end.
         """
-        waiting = [held for held in ready if held.chunks and held.tp.partition not in self._behind]
+        streams = [held for held in ready if held.tp.partition not in self._behind]
+        waiting = [held for held in streams if held.chunks and not held.chunks[0].is_of_backlog]
         at_work = {held.tp.partition for held in ready if held.is_busy}
         next_ones = [held for held in waiting if held.tp.partition not in at_work]
         next_ones.sort(key=fetched_at)

@@ -353,6 +353,11 @@ async def test_a_backlog_is_not_fetched_as_a_stream_that_waits(streams, consumer
 
     # Of the backlogs two of one queue are near, and one of the other.
     assert numbers_paused(consumer) == [5]
+    consumer.ends.clear()
+    for held in pump._partitions.held[2:5]:
+        held.chunks[0] = held.chunks[0]._replace(is_of_backlog=True)
+    await pump._look_ahead()
+    assert numbers_paused(consumer) == [5]
 
 
 async def test_a_batch_is_bounded_in_bytes_too(consumer):
