@@ -72,7 +72,7 @@ class Held:
     chunks: deque[Chunk] = field(default_factory=deque)
     is_busy: bool = False  # A batch with records of it is being recorded.
     load_at: float = 0  # When to load it, by the monotonic clock.
-    asked_since: float | None = None  # Since when records are asked for without a pause.
+    asked_since: float | None = None  # Since when records are asked for: later by any pause.
     ask_at: float = 0  # When to ask again, by the monotonic clock.
     failures: int = 0  # In a row: questions that ended in an error.
     records_seen: int = 0  # For the breaker, with the next.

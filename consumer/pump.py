@@ -103,6 +103,9 @@ class Pump:
         self._behind: set[int] = set()
         self._far: set[TopicPartition] = set()
         self._paused: set[TopicPartition] = set()
+        # Of which numbers streams wait for their turn, and since when at least.
+        self._queued: set[int] = set()
+        self._queued_since = time.monotonic()
         self.asked_at = time.monotonic()  # For the watchdogs.
 
     async def has_brought(self, number: int) -> bool:
@@ -171,8 +174,8 @@ class Pump:
             near.update(numbers[:TURNS_AHEAD])
             if not self._has_room_for_streams(partitions):
                 full.update(held.tp for held in partitions if held.tp.partition not in behind)
-        queued = self._streams_queued(ready)
-        full.update(held.tp for held in ready if held.tp.partition in queued)
+        self._queue(self._streams_queued(ready))
+        full.update(held.tp for held in ready if held.tp.partition in self._queued)
         numbers_far = behind - near
         far = {held.tp for held in ready if held.tp.partition in numbers_far}
         paused, self._paused = self._consumer.paused(), far | full
@@ -196,6 +199,16 @@ class Pump:
             return set()
         ahead = list(dict.fromkeys([held.tp.partition for held in next_ones]))[:STREAMS_AHEAD]
         return {held.tp.partition for held in waiting}.difference(ahead)
+
+    def _queue(self, queued: set[int]) -> None:
+        """Have streams wait for their turn. It comes in a second or so: what they waited is no time
+        without an answer, but the rest is, or the watchdog would never see who gets none.
+        """
+        now = time.monotonic()
+        for held in self._partitions.ready:
+            if held.asked_since is not None and held.tp.partition in self._queued:
+                held.asked_since += now - self._queued_since
+        self._queued, self._queued_since = queued, now
 
     async def _let_go(self, paused: Sequence[Held]) -> None:
         """Have the client forget what it holds: that is what it does when it is asked for records
@@ -227,7 +240,8 @@ class Pump:
                 own = [held for held in partitions if (held.tp.partition in behind) == is_behind]
                 for held in own:
                     is_asked = has_room and held.tp not in self._paused
-                    held.asked_since = (held.asked_since or now) if is_asked else None
+                    if is_asked or not has_room or held.tp.partition not in self._queued:
+                        held.asked_since = (held.asked_since or now) if is_asked else None
                 if has_room:
                     found += [held for held in own if held.ask_at <= now]
         return backlog, streams

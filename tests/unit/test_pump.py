@@ -333,6 +333,28 @@ async def test_what_is_fetched_of_streams_goes_on_with_the_turns(streams, consum
     assert numbers_paused(consumer) == [0, 3, 4]
 
 
+async def test_turns_do_not_hide_who_is_never_answered(streams, monkeypatch):
+    """For the watchdog: it counts for how long a partition was asked without an answer."""
+    pump, wait = streams
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    first, *_ = [wait("a", number, since=1) for number in range(4)]
+    unanswered = pump._partitions.held[6]
+    assert unanswered.tp == TopicPartition("b", 0)
+    asked = 0.0
+    for is_near in [True, False] * 20:
+        # Longest waited, or just come.
+        first.chunks[0] = first.chunks[0]._replace(fetched_at=now - 99 * is_near)
+        await pump._look_ahead()
+        pump._wanted()
+        assert (unanswered.tp in pump._consumer.paused()) == (not is_near)
+        now += 0.25
+        asked += 0.25 * is_near
+    await pump._look_ahead()
+
+    assert now - unanswered.asked_since == pytest.approx(asked)
+
+
 async def test_as_long_as_lanes_are_not_late_all_streams_are_fetched(streams, consumer):
     pump, wait = streams
     for number in range(6):
