@@ -46,12 +46,13 @@ NEWS_MS, ROOM_MS = 200, 20
 # ended, a third of a member's memory with 128 of them.
 TURNS_AHEAD = 2
 
-# Once what waits of streams has waited so long, lanes take what came in the meantime of a number
-# together with it. So no more is fetched of it before its turn is near: of each partition of a
-# question the embedded broker has a fifth of a millisecond's work, however little there is. With
-# one number near its turn what was still on its way missed it, and came a round later.
-LATE_SECONDS = 0.1
-STREAMS_AHEAD = 2
+# Of a stream no more is fetched of a number that has something waiting, until its turn is near. The
+# lane then takes what came in the meantime together with it: of each partition of a question the
+# embedded broker has a fifth of a millisecond's work, however little there is. How near is for the
+# question to be answered in time: with 16 partitions a tenth of a second, with 128 a third. What
+# waits was mostly fetched when its number had its last turn, so turns come as far apart.
+STREAM_AHEAD_SECONDS = 0.25
+STREAM_AHEAD_SHARE = 1 / 3
 
 # A turn takes all that waits of a number, or so many batches: then each account is worked on as
 # rarely as can be, and little is fetched twice.
@@ -187,18 +188,18 @@ class Pump:
         self._far = far
 
     def _streams_queued(self, ready: Iterable[Held]) -> set[int]:
-        """Tell of which numbers something of a stream waits behind others: none as long as lanes
-        are not late. What is left of a backlog is no stream: its number is to be read to its end.
+        """Tell of which numbers something of a stream waits, and will for a while, as others have
+        waited longer. What is left of a backlog is no stream: its number is to be read to its end.
         """
         streams = [held for held in ready if held.tp.partition not in self._behind]
         waiting = [held for held in streams if held.chunks and not held.chunks[0].is_of_backlog]
         at_work = {held.tp.partition for held in ready if held.is_busy}
         next_ones = [held for held in waiting if held.tp.partition not in at_work]
-        next_ones.sort(key=fetched_at)
-        if not next_ones or time.monotonic() - fetched_at(next_ones[0]) < LATE_SECONDS:
-            return set()
-        ahead = list(dict.fromkeys([held.tp.partition for held in next_ones]))[:STREAMS_AHEAD]
-        return {held.tp.partition for held in waiting}.difference(ahead)
+        now = time.monotonic()
+        oldest = min(map(fetched_at, next_ones), default=now)
+        near_until = oldest + max(STREAM_AHEAD_SECONDS, STREAM_AHEAD_SHARE * (now - oldest))
+        near = {held.tp.partition for held in waiting if fetched_at(held) <= near_until}
+        return {held.tp.partition for held in waiting} - near
 
     def _queue(self, queued: set[int]) -> None:
         """Have streams wait for their turn. It comes in a second or so: what they waited is no time

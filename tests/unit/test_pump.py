@@ -16,7 +16,7 @@ from aiokafka.errors import (
 from consumer.partitions import Chunk, Held
 from consumer.pump import (
     CHUNK_RECORDS_MAX,
-    LATE_SECONDS,
+    STREAM_AHEAD_SECONDS,
     TRIES,
     TURN_BATCHES,
     UNPACK_FAILURES_MAX,
@@ -300,7 +300,7 @@ def streams(consumer):
 
 async def test_of_streams_that_wait_only_those_near_their_turn_are_fetched(streams, consumer):
     pump, wait = streams
-    for number, since in [(4, 0.9), (1, 0.8), (0, 0.7), (3, 0.01)]:
+    for number, since in [(4, 0.9), (1, 0.5), (0, 0.4), (3, 0.01)]:
         wait("a", number, since=since)
     wait("b", 0, since=0.85)
 
@@ -315,7 +315,7 @@ async def test_of_streams_that_wait_only_those_near_their_turn_are_fetched(strea
 
 async def test_what_is_fetched_of_streams_goes_on_with_the_turns(streams, consumer):
     pump, wait = streams
-    helds = [wait("a", number, since=0.9 - number / 10) for number in range(5)]
+    helds = [wait("a", number, since=0.9 - number / 5) for number in range(5)]
     await pump._look_ahead()
     assert numbers_paused(consumer) == [2, 3, 4]
 
@@ -327,10 +327,10 @@ async def test_what_is_fetched_of_streams_goes_on_with_the_turns(streams, consum
     wait("b", 0, since=0.2)
     await pump._look_ahead()
     assert numbers_paused(consumer) == [0, 3, 4]
-    # What is at work is not next, however long something of it waits.
+    # What is at work is not next, however long something of it waits: others are.
     wait("a", 0, since=5)
     await pump._look_ahead()
-    assert numbers_paused(consumer) == [0, 3, 4]
+    assert numbers_paused(consumer) == [3, 4]
 
 
 async def test_turns_do_not_hide_who_is_never_answered(streams, monkeypatch):
@@ -355,10 +355,20 @@ async def test_turns_do_not_hide_who_is_never_answered(streams, monkeypatch):
     assert now - unanswered.asked_since == pytest.approx(asked)
 
 
-async def test_as_long_as_lanes_are_not_late_all_streams_are_fetched(streams, consumer):
+async def test_where_turns_take_long_streams_are_near_for_longer(streams, consumer):
+    pump, wait = streams
+    for number, since in [(0, 6), (1, 4.1), (2, 3.9)]:
+        wait("a", number, since=since)
+
+    await pump._look_ahead()
+
+    assert numbers_paused(consumer) == [2]
+
+
+async def test_as_long_as_turns_come_soon_all_streams_are_fetched(streams, consumer):
     pump, wait = streams
     for number in range(6):
-        wait("a", number, since=LATE_SECONDS / 2)
+        wait("a", number, since=0.9 * STREAM_AHEAD_SECONDS * number / 5)
 
     await pump._look_ahead()
 
@@ -368,7 +378,7 @@ async def test_as_long_as_lanes_are_not_late_all_streams_are_fetched(streams, co
 async def test_a_backlog_is_not_fetched_as_a_stream_that_waits(streams, consumer):
     pump, wait = streams
     for number in range(6):
-        wait("a", number, since=1)
+        wait("a", number, since=2 - number / 3)
     consumer.ends = {TopicPartition("b", number): CHUNK_RECORDS_MAX for number in (2, 3, 4)}
 
     await pump._look_ahead()
